@@ -3,6 +3,7 @@
 pub(crate) mod arrays;
 mod dataset;
 mod export;
+mod null_parts;
 pub(crate) mod nulls;
 mod options;
 mod pass;

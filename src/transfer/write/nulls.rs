@@ -4,14 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, FixedSizeListArray, Int64Array, StringArray,
-    new_null_array,
+    Array, ArrayRef, BinaryArray, FixedSizeListArray, Int64Array, StringArray, new_null_array,
 };
-use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, interleave};
 use arrow::datatypes::{DataType, Field};
 
-use crate::dataset::block::elements;
 use crate::error::Result;
 use crate::transfer::write::OutgoingDataset;
 use crate::transfer::write::arrays::plain_arrays;
@@ -63,51 +60,6 @@ pub(crate) fn has_plain_part(field: &Field) -> bool {
     }
 }
 
-/// Returns the name and the row of the first part of the column `field` that is null where the
-/// whole is not: a field of a struct, as `NAME/FIELD`, or an element of a vector. Parts that
-/// `is_written` rejects do not count.
-pub(crate) fn null_part(
-    column: &ArrayRef,
-    field: &Field,
-    is_written: fn(&Field) -> bool,
-) -> Option<(String, usize)> {
-    part(column, field, field.name(), None, is_written)
-}
-
-/// Does the same for the part `name` of a column, on the rows that `outer` accepts.
-fn part(
-    column: &ArrayRef,
-    field: &Field,
-    name: &str,
-    outer: Option<&NullBuffer>,
-    is_written: fn(&Field) -> bool,
-) -> Option<(String, usize)> {
-    if !is_written(field) {
-        return None;
-    }
-    let valid = NullBuffer::union(outer, column.nulls());
-    let counts = |row: &usize| valid.as_ref().is_none_or(|valid| valid.is_valid(*row));
-    if let Some(structs) = column.as_struct_opt() {
-        let parts = structs.fields().iter().zip(structs.columns());
-        return parts
-            .filter(|(field, _)| is_written(field))
-            .find_map(|(field, child)| {
-                let name = format!("{name}/{}", field.name());
-                let own = (0..child.len()).find(|row| child.is_null(*row) && counts(row));
-                match own {
-                    Some(row) => Some((name, row)),
-                    None => part(child, field, &name, valid.as_ref(), is_written),
-                }
-            });
-    }
-    let vectors = column.as_fixed_size_list_opt()?;
-    let (values, width) = (elements(vectors), vectors.value_length() as usize);
-    let nulls = values.nulls().filter(|nulls| nulls.null_count() > 0)?;
-    let has_null = |row: &usize| (row * width..(row + 1) * width).any(|at| nulls.is_null(at));
-    let row = (0..vectors.len()).find(|row| counts(row) && has_null(row))?;
-    Some((name.to_owned(), row))
-}
-
 /// Replaces nulls by zeros, by the text `empty`, or by empty byte strings. A list stays null.
 ///
 /// # Errors
@@ -150,66 +102,4 @@ pub(crate) fn filled(column: &ArrayRef, empty: &str) -> Result<ArrayRef> {
         })
         .collect();
     Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::array::{Float32Array, Int32Array, StructArray};
-    use arrow::datatypes::Fields;
-
-    use super::*;
-
-    fn found(column: &ArrayRef, name: &str) -> Option<(String, usize)> {
-        let field = Field::new(name, column.data_type().clone(), true);
-        null_part(column, &field, is_plain)
-    }
-
-    fn of_fields(columns: Vec<(&str, ArrayRef)>, valid: Vec<bool>) -> ArrayRef {
-        let fields = columns
-            .iter()
-            .map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
-        let fields: Fields = fields.collect();
-        let columns = columns.into_iter().map(|(_, column)| column).collect();
-        Arc::new(StructArray::new(
-            fields,
-            columns,
-            Some(NullBuffer::from(valid)),
-        ))
-    }
-
-    #[test]
-    fn a_part_is_null_only_where_the_whole_is_not() {
-        let numbers: ArrayRef = Arc::new(Int32Array::from(vec![Some(1), None, None]));
-        let only = |valid| of_fields(vec![("a", Arc::clone(&numbers))], valid);
-        assert_eq!(found(&numbers, "x"), None);
-        assert_eq!(found(&only(vec![true, false, false]), "x"), None);
-        assert_eq!(
-            found(&only(vec![true, false, true]), "x"),
-            Some(("x/a".to_owned(), 2))
-        );
-        // A struct in a struct: the inner one is null on row 1, and so is the outer one.
-        let nested = of_fields(
-            vec![("y", only(vec![true, false, true]))],
-            vec![true, false, true],
-        );
-        assert_eq!(found(&nested, "x"), Some(("x/y/a".to_owned(), 2)));
-        assert_eq!(found(&nested.slice(0, 2), "x"), None);
-    }
-
-    #[test]
-    fn elements_of_null_vectors_do_not_count() {
-        let values = Float32Array::from(vec![Some(1.0), Some(2.0), None, None, Some(3.0), None]);
-        let vectors = |valid: Vec<bool>| -> ArrayRef {
-            Arc::new(FixedSizeListArray::new(
-                Arc::new(Field::new("element", DataType::Float32, true)),
-                2,
-                Arc::new(values.clone()),
-                Some(NullBuffer::from(valid)),
-            ))
-        };
-        assert_eq!(found(&vectors(vec![true, false, false]), "v"), None);
-        let last = vectors(vec![true, false, true]);
-        assert_eq!(found(&last, "v"), Some(("v".to_owned(), 2)));
-        assert_eq!(found(&last.slice(1, 2), "v"), Some(("v".to_owned(), 1)));
-    }
 }

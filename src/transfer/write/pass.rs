@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Ar
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::unlabelled::{cut_off, filler};
-use super::{Unlabelled, Watch, nulls};
+use super::{Unlabelled, Watch, null_parts};
 use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
@@ -338,7 +338,7 @@ impl Pass<'_> {
             arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
         let steps = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
         if let Some(is_written) = self.passes.whole {
-            refuse_null_parts(&about, &steps, is_written)?;
+            null_parts::refuse(&about, &steps, is_written)?;
         }
         self.ready.push_back(OutgoingTrajectory {
             index: self.next,
@@ -408,47 +408,6 @@ impl Iterator for Pass<'_> {
             }
         }
     }
-}
-
-/// Refuses values of which only a part is null, such as one field of a struct: the format has no
-/// place to say which.
-fn refuse_null_parts(
-    about: &RecordBatch,
-    steps: &RecordBatch,
-    is_written: fn(&Field) -> bool,
-) -> Result<()> {
-    for (field, column) in steps.schema().fields().iter().zip(steps.columns()) {
-        let Some((part, row)) = nulls::null_part(column, field, is_written) else {
-            continue;
-        };
-        let id = about
-            .column_by_name(trajectory::TRAJECTORY_ID)
-            .and_then(|column| column.as_primitive_opt::<Int64Type>())
-            .map(|ids| ids.value(0));
-        let whole = field.name();
-        let error = Error::failed(format!(
-            "trajectory {}: `{part}` is null in step {row}, but other parts of `{whole}` are not, \
-             and the format has no place for that",
-            id.unwrap_or_default()
-        ));
-        let error = match part.strip_prefix(&format!("{whole}/")) {
-            Some(parts) => {
-                let parts = parts.split('/').map(|part| format!("['{part}']"));
-                let name = part.replace('/', "_");
-                error.hint(format!(
-                    "make the part a column with `derive: {{ {name}: \"{whole}{}\" }}`, whose nulls \
-                     the format can mark, and leave `{whole}` out with `materialise: {{columns: …}}`",
-                    parts.collect::<String>()
-                ))
-            }
-            None => error.hint(format!(
-                "leave `{whole}` out with `materialise: {{columns: …}}`, or replace its nulls with \
-                 `derive`"
-            )),
-        };
-        return Err(error);
-    }
-    Ok(())
 }
 
 fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {

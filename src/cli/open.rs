@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::progress::{Busy, Progress};
 use super::{interruptible, print};
 use crate::dataset::store::TemporaryDir;
-use crate::dataset::{Dataset, files, layout};
+use crate::dataset::{Dataset, files, layout, source_name};
 use crate::error::{Error, Result};
 use crate::format;
 use crate::run::Observer;
@@ -83,9 +83,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         watch: &progress,
         interrupted: &interrupted,
     };
-    let name = path
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
+    let name = source_name(path);
     let target = directory.path().join("dataset");
     import.run(&target, observer).map_err(advice)?;
     let dataset = Dataset::open(&target)?;

@@ -16,7 +16,7 @@ use super::arguments::{outside_datasets, size};
 use super::open::{self, Opened};
 use super::{Command, interruptible, print};
 use crate::dataset::schema::type_name;
-use crate::dataset::{Dataset, files, store};
+use crate::dataset::{Dataset, files, source_name, store};
 use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::query::print::{ResultFormat, print_result, save_result};
@@ -211,11 +211,10 @@ fn open(given: &OsStr) -> Result<(String, Opened)> {
     let opened = open::open(path)?;
     let name = name.or_else(|| {
         let path = path.canonicalize().ok()?;
-        let name = match opened.foreign {
-            Some(_) => path.file_stem()?,
-            None => path.file_name()?,
-        };
-        Some(name.to_string_lossy().into_owned())
+        match opened.foreign {
+            Some(_) => source_name(&path),
+            None => Some(path.file_name()?.to_string_lossy().into_owned()),
+        }
     });
     Ok((name.unwrap_or_else(|| "dataset".to_owned()), opened))
 }

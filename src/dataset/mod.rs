@@ -43,7 +43,7 @@ pub(crate) use content::{content_hash, description};
 pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};
 pub(crate) use read::{Decode, ShardReader};
 pub(crate) use row_group::Origin;
-pub(crate) use source::SourceContent;
+pub(crate) use source::{SourceContent, source_name};
 pub(crate) use verified::{DatasetFile, Ledger};
 
 /// A published dataset, as its manifest describes it. It does not change while it is open.

@@ -82,7 +82,8 @@ pub mod step {
 
     /// The columns with a fixed meaning that are null in a row that holds nothing but the final
     /// observation.
-    pub const NULL_IN_FINAL_ROWS: [&str; 4] = [ACTION, REWARD, ACTION_SOURCE, ACTION_STD];
+    pub const NULL_IN_FINAL_ROWS: [&str; 5] =
+        [ACTION, REWARD, ACTION_SOURCE, ACTION_STD, ACTION_MODEL];
 }
 
 /// The values of [`step::ACTION_SOURCE`].

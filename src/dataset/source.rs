@@ -7,6 +7,20 @@ use super::verified::{Stamp, TICK, replaced};
 use super::{content_hash, description, files};
 use crate::error::{Error, Result};
 
+/// Returns the name of a foreign source at `path`: that of the file or folder without its
+/// extension. That of a folder consists of letters, as in `set.zarr`; `1.0.0` is a whole name.
+pub(crate) fn source_name(path: &Path) -> Option<String> {
+    let is_extension = |end: &str| end.chars().all(char::is_alphabetic);
+    let end = path.extension().map(|end| end.to_string_lossy());
+    let name = match end {
+        Some(end) if !is_extension(&end) && files::is_dir(path).unwrap_or(false) => {
+            path.file_name()
+        }
+        _ => path.file_stem(),
+    };
+    name.map(|name| name.to_string_lossy().into_owned())
+}
+
 /// The content of a file or a folder when it was hashed. A reader opens files as often as it likes,
 /// so no descriptor holds the source. After it has read the source, it calls
 /// [`SourceContent::ensure_unchanged`].
@@ -98,6 +112,19 @@ fn stamps(path: &Path) -> Result<BTreeMap<PathBuf, Stamp>> {
 mod tests {
     use super::*;
     use crate::dataset::store;
+
+    #[test]
+    fn the_name_of_a_version_is_whole() {
+        let root = tempfile::tempdir().unwrap();
+        for (folder, name) in [("1.0.0", "1.0.0"), ("set.zarr", "set"), ("set", "set")] {
+            let path = root.path().join(folder);
+            store::create_dir(&path).unwrap();
+            assert_eq!(source_name(&path).as_deref(), Some(name));
+        }
+        let file = root.path().join("log.7");
+        store::write(&file, b"").unwrap();
+        assert_eq!(source_name(&file).as_deref(), Some("log"));
+    }
 
     #[test]
     fn a_source_that_changes_is_noticed() {

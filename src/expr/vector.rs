@@ -164,8 +164,11 @@ fn slice(
             .is_some_and(|numbers| numbers[..2].contains(&0))
     {
         let misfit = zero(&written, &text(sliced));
+        // Where indices count from 0, the end of a slice is left out.
+        let end = numbers.iter().flatten().nth(1).copied().unwrap_or(1).max(1);
         return Err(misfit.help(format!(
-            "write `{}[1:3]` for the first three values; both ends are included",
+            "write `{}[1:{end}]` for the values from the first to number {end}; both ends are \
+             included",
             text(sliced)
         )));
     }
@@ -442,8 +445,8 @@ fn unequal(name: &str, (a, wide): (&Expr, usize), (b, other): (&Expr, usize)) ->
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
-        RecordBatch,
+        Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array,
+        Int32Array, RecordBatch,
     };
     use arrow::buffer::NullBuffer;
     use arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
@@ -477,17 +480,14 @@ mod tests {
         let x: Float32Array = rows.iter().map(|row| row.2).collect();
         let wide = Float64Array::from_iter_values(rows.iter().map(|_| 0.5));
         let i = Int32Array::from_iter_values(0..rows.len() as i32);
+        let is_final = BooleanArray::from(vec![false; rows.len()]);
         RecordBatch::try_from_iter_with_nullable([
             ("a", vectors(&a, 4), true),
             ("b", vectors(&b, 3), true),
             ("x", Arc::new(x) as ArrayRef, true),
             ("wide", Arc::new(wide) as ArrayRef, true),
             ("i", Arc::new(i) as ArrayRef, true),
-            (
-                "is_final",
-                Arc::new(arrow::array::BooleanArray::from(vec![false; rows.len()])),
-                false,
-            ),
+            ("is_final", Arc::new(is_final) as ArrayRef, false),
         ])
         .unwrap()
     }

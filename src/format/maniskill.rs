@@ -161,6 +161,18 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     });
     common.name_task();
     common.leave_out_files(others);
+    let mut absent: Vec<&String> = episodes
+        .keys()
+        .filter(|name| !groups.contains_key(*name))
+        .collect();
+    absent.sort_by_key(|name| index(name));
+    if let Some(first) = absent.first() {
+        let what = count(absent.len(), "episode");
+        common.leave_out(
+            format!("{what} of the JSON file, the first of them `{first}`"),
+            "the HDF5 file has no such group",
+        );
+    }
     common.choice().verify().map_err(failed)?;
     let mut source = ManiSkill {
         path,

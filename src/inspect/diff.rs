@@ -45,7 +45,7 @@ pub(crate) struct Counts {
     pub only_first: u64,
     /// Only in the second dataset.
     pub only_second: u64,
-    /// In both, with the same content to the last bit.
+    /// In both, with the same content to the last bit. The order of columns does not matter.
     pub same: u64,
     /// In both, with different content.
     pub changed: u64,
@@ -203,8 +203,13 @@ pub(crate) fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
             known,
             others,
         };
-        while let Some((one, other)) = pairs.next()? {
-            diff.compare(&one, &other)?;
+        while let Some((uid, one, other)) = pairs.next()? {
+            let equal = diff.compare(&one, &other)?;
+            // The hash depends on the order of columns, which is not part of the content.
+            if alike && equal && pairs.known.get(&uid) != pairs.others.get(&uid) {
+                diff.trajectories.changed -= 1;
+                diff.trajectories.same += 1;
+            }
         }
     }
     diff.actions.iter_mut().for_each(ActionChange::finish);
@@ -258,16 +263,17 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    fn next(&mut self) -> Result<Option<(OutgoingTrajectory, OutgoingTrajectory)>> {
+    /// Returns the next pair, and the numbered `uid` of its trajectories.
+    fn next(&mut self) -> Result<Option<(String, OutgoingTrajectory, OutgoingTrajectory)>> {
         let Some((uid, one)) = self.first.next(&self.others)? else {
             return Ok(None);
         };
         if let Some(other) = self.second.waiting.remove(&uid) {
-            return Ok(Some((one, other)));
+            return Ok(Some((uid, one, other)));
         }
         while let Some((found, other)) = self.second.next(&self.known)? {
             if found == uid {
-                return Ok(Some((one, other)));
+                return Ok(Some((uid, one, other)));
             }
             self.second.waiting.insert(found, other);
         }
@@ -278,12 +284,14 @@ impl Pairs<'_> {
 }
 
 impl Diff {
-    /// Compares two trajectories with the same `uid`.
-    fn compare(&mut self, one: &OutgoingTrajectory, other: &OutgoingTrajectory) -> Result<()> {
+    /// Compares two trajectories with the same `uid`. Returns whether their common columns are
+    /// equal.
+    fn compare(&mut self, one: &OutgoingTrajectory, other: &OutgoingTrajectory) -> Result<bool> {
         if one.steps.num_rows() != other.steps.num_rows() {
             self.other_length += 1;
-            return Ok(());
+            return Ok(false);
         }
+        let mut equal = true;
         for (field, values) in one.steps.schema().fields().iter().zip(one.steps.columns()) {
             let ids = [step::TRAJECTORY_ID, step::STEP].contains(&field.name().as_str());
             let like = other
@@ -295,6 +303,7 @@ impl Diff {
             let changed = (0..values.len())
                 .filter(|row| compare(*row, *row).is_ne())
                 .count() as u64;
+            equal &= changed == 0;
             if changed > 0 {
                 *self.changed_rows.entry(field.name().clone()).or_default() += changed;
             }
@@ -310,16 +319,16 @@ impl Diff {
                 .or_default() += 1;
         }
         let (Some((a, width)), Some((b, other_width))) = (actions(one)?, actions(other)?) else {
-            return Ok(());
+            return Ok(equal);
         };
         if width != other_width {
-            return Ok(());
+            return Ok(equal);
         }
         self.actions
             .resize_with(width.max(self.actions.len()), ActionChange::default);
         let (Some(action), Some(like)) = (one.column(step::ACTION), other.column(step::ACTION))
         else {
-            return Ok(());
+            return Ok(equal);
         };
         for row in (0..one.length).filter(|row| action.is_valid(*row) && like.is_valid(*row)) {
             for dimension in 0..width {
@@ -327,7 +336,7 @@ impl Diff {
                 self.actions[dimension].add(a[at], b[at]);
             }
         }
-        Ok(())
+        Ok(equal)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, SourceContent, files, layout, write};
+use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
@@ -260,10 +260,7 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         let hint = "leave it out: a foreign dataset refers to its own videos";
         return Err(Error::usage(message).hint(hint));
     }
-    let name = path
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = source_name(&path).unwrap_or_default();
     let format = format::resolve(input.format.as_deref(), &path)?;
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());

@@ -120,7 +120,7 @@ fn common_type(
         true => format!("to keep both, rename the column with {rename} beside the path"),
         false => format!(
             "to keep both, import {} first and rename the column with {rename} beside the path of \
-             the imported dataset",
+             the imported dataset; to do without it, leave it out with `skip` beside each path",
             member.path.display()
         ),
     }))

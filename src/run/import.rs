@@ -9,7 +9,7 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Account, Ancestry, Dataset, SourceContent, store};
+use crate::dataset::{Account, Ancestry, Dataset, SourceContent, source_name, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
@@ -122,11 +122,7 @@ impl Import {
     ) -> Result<(PathBuf, SetAside)> {
         let options = self.options.with_scratch(staging.scratch());
         let mut source = self.format.open(&self.source, &options)?;
-        let name = self
-            .source
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = source_name(&self.source).unwrap_or_default();
         Job {
             name: &name,
             progress: &dataset.display().to_string(),

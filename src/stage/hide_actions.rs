@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::support::columns::refuse_taken;
 use super::support::rank;
 use super::{
     Bound, Changes, Context, Misfit, Operator, Selected, Selection, Stage, Tally, Transform,
@@ -168,11 +169,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         }
     }
     if let Some(name) = &options.hidden {
-        if context.steps.index_of(name).is_ok() {
-            let misfit = Misfit::new(format!("`steps` already has a column `{name}`"))
-                .help("choose another name for the column with the original actions");
-            return Err(misfit.at("as"));
-        }
+        refuse_taken(name, context.steps).map_err(|misfit| misfit.at("as"))?;
         steps = with_field(&steps, nullable(action).with_name(name)).0;
     }
     let split = Operator::selection(Split {
@@ -528,6 +525,10 @@ mod tests {
         assert_eq!(
             misfit(r#"{"keep": 0.1, "as": "reward"}"#).message,
             "`steps` already has a column `reward`"
+        );
+        assert_eq!(
+            misfit(r#"{"keep": 0.1, "as": "action_source"}"#).message,
+            "`action_source` has a fixed meaning, which is not that of original actions"
         );
         let without = Schema::new(
             steps

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::support::columns::changed;
+use super::support::columns::{changed, refuse_taken};
 use super::support::rank;
 use super::{
     Bound, Changes, Context, Misfit, Operator, Selected, Selection, Stage, Tally, Transform,
@@ -127,14 +127,10 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let source = Field::new(step::ACTION_SOURCE, DataType::Utf8, true);
     steps = with_field(&steps, source).0;
     let kept = match &given.kept {
-        Some(name) if name.is_empty() || context.steps.index_of(name).is_ok() => {
-            return Err(
-                Misfit::new(format!("`steps` already has a column `{name}`"))
-                    .help("choose another name for the column with the original actions")
-                    .at("as"),
-            );
+        Some(name) => {
+            refuse_taken(name, context.steps).map_err(|misfit| misfit.at("as"))?;
+            Some(action.clone().with_name(name))
         }
-        Some(name) => Some(action.clone().with_name(name)),
         None => None,
     };
     if let Some(kept) = &kept {
@@ -253,9 +249,11 @@ fn patches(entries: &[(Entry, Option<usize>)], data_type: &DataType) -> Result<P
     };
     let array = |error: arrow::error::ArrowError| Misfit::new(error.to_string());
     let values = cast(&Float64Array::from(values), element).map_err(array)?;
-    if values.null_count() > 0 {
+    let numbers = cast(&values, &DataType::Float64).map_err(array)?;
+    let numbers = numbers.as_primitive::<Float64Type>();
+    if numbers.null_count() > 0 || numbers.values().iter().any(|number| !number.is_finite()) {
         return Err(Misfit::new(format!(
-            "an action is outside the range of {}",
+            "an action is not finite, or outside the range of {}",
             type_name(element)
         )));
     }
@@ -505,6 +503,10 @@ mod tests {
                 "rows.0".to_owned(),
                 "the action of trajectory 1, step 2 has 2 numbers, and `action` has 1".to_owned()
             )
+        );
+        assert_eq!(
+            misfit(&entry("[1e300]")).1,
+            "an action is not finite, or outside the range of float32"
         );
         assert_eq!(
             misfit(&entry("3")).1,

@@ -125,3 +125,15 @@ def test_diff_measures_how_far_a_second_model_moved_labels(tmp_path):
             np.allclose(own["quantiles"], exact, rtol=0.011),
             f"quantiles of |Δ|: {own['quantiles']}, {exact}",
         )
+
+
+def test_the_order_of_columns_does_not_matter(made, tmp_path):
+    stages = [{"derive": {"force": "reward * 2", "speed": "reward + 1"}}]
+    one = changed(tmp_path, "one", stages)
+    stages = [{"derive": {"speed": "reward + 1"}}, {"derive": {"force": "reward * 2"}}]
+    other = changed(tmp_path, "other", stages)
+    check(table(one).column_names != table(other).column_names, "the orders differ")
+    found = diff(one, other)
+    same = {"only_first": 0, "only_second": 0, "same": len(LENGTHS), "changed": 0}
+    check(found["trajectories"] == same, f"{found['trajectories']}")
+    check(found["changed_rows"] == {}, f"{found['changed_rows']}")

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import minari
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from oracle import check, pipeline, says, table, trajmill
+from oracle import check, pipeline, run, says, table, trajmill
 
 LENGTHS = [4, 1, 6]
 # Observation and action spaces, alone and in one another.
@@ -181,3 +182,24 @@ def test_a_space_that_cannot_be_read_is_named(tmp_path):
     place.write_text(json.dumps(metadata))
     done = trajmill("import", source, tmp_path / "made", code=1)
     says(done.stderr, ["`observation_space`", "`Sequence`", "Discrete"], "the error")
+
+
+def test_merged_datasets_keep_the_spaces_that_they_share(tmp_path, monkeypatch):
+    sources = []
+    for name in "ab":
+        source, _ = made(tmp_path / name, "said", "hdf5")
+        trajmill("import", source, tmp_path / f"own_{name}")
+        sources.append({"path": f"own_{name}"})
+    run(tmp_path, [], sources, name="both")
+    back = exported(tmp_path, tmp_path / "both", monkeypatch)
+    check((back.observation_space, back.action_space) == SPACES["said"], "spaces")
+
+
+def test_infos_that_are_no_rows_are_named(tmp_path):
+    source, _ = made(tmp_path / "in", "said", "hdf5")
+    with h5py.File(source / "data" / "main_data.hdf5", "a") as file:
+        for index, length in enumerate(LENGTHS):
+            file[f"episode_{index}/infos/level"] = 3
+            file[f"episode_{index}/infos/empty"] = np.zeros((length + 1, 0))
+    done = trajmill("import", source, tmp_path / "made")
+    says(done.stderr, ["infos/level", "single value", "infos/empty", "no values"], "the summary")

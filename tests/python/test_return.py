@@ -145,6 +145,25 @@ def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(
     )
 
 
+@pytest.mark.model
+@every_format
+def test_a_label_without_a_spread_comes_back_without_one(shared, tmp_path, name):
+    """Of two models, one gives a standard deviation: that of the other's labels stays unknown."""
+    made = shared / "spreads"
+    if not made.exists():
+        shutil.copy(MODELS / "gaussian.onnx", shared)
+        label = {"model": "gaussian.onnx", "window": {"past": 1, "future": 1, "edge": "repeat"}}
+        for seed, outputs in enumerate([{"action": "action"}, {"action": "action", "std": "std"}]):
+            Made(shared, f"source-{seed}", 23 + seed, [5, 3, 6])
+            stages = [{"hide_actions": {"keep": 0}}, {"label": {**label, "outputs": outputs}}]
+            processed(shared, f"spread-{seed}", f"source-{seed}", stages)
+        processed(shared, "spreads", ["spread-0", "spread-1"], [])
+    wanted = table(made)["action_std"]
+    check(0 < wanted.null_count < len(wanted), "some labels have a spread")
+    back, _ = there_and_back(made, tmp_path, name)
+    check(table(back)["action_std"].to_pylist() == wanted.to_pylist(), f"{name}: action_std")
+
+
 # ---- steps without actions: refused or dropped, as the user says
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import oracle
 from lerobot_rules import policy_features
@@ -92,6 +93,128 @@ def test_a_frame_rate_can_be_set(tmp_path):
         "export", tmp_path / "own", tmp_path / "no", "--to", "lerobot", "--fps", "0", code=2
     )
     says(bad.stderr, ["`fps` is 0"], "a rate of zero")
+
+
+def test_a_rate_that_was_set_survives_another_import(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    steps = [("in", "own"), ("set", "again")]
+    for (source, dataset), options in zip(steps, [["--fps", "59.94", "--robot", "other"], []]):
+        trajmill("import", tmp_path / source, tmp_path / dataset)
+        out = tmp_path / ("set" if options else "out")
+        trajmill("export", tmp_path / dataset, out, "--to", "lerobot", *options)
+    found = info(tmp_path / "out")
+    check([found["fps"], found["robot_type"]] == [59.94, "other"], f"found: {found}")
+
+
+def test_nested_lists_of_one_shape_become_images_and_matrices(tmp_path):
+    random = np.random.default_rng(5)
+    pixels = random.integers(0, 256, (9, 6, 5, 3), np.uint8)
+    matrix = random.normal(size=(9, 2, 4))
+    image = pa.list_(pa.list_(pa.list_(pa.uint8())))
+    fixed = pa.list_(pa.list_(pa.list_(pa.uint8(), 3), 5), 6)
+    holes = [None if row == 4 else rows for row, rows in enumerate(matrix.tolist())]
+    ragged = [[[1.0] * (1 + row % 2)] for row in range(9)]
+    made = {
+        "episode": pa.array([0] * 4 + [1] * 5),
+        "observation": pa.array(list(random.normal(size=(9, 2)))),
+        "action": pa.array(list(random.normal(size=(9, 2)))),
+        "camera": pa.array(pixels.tolist(), image),
+        "fixed": pa.array(pixels.tolist(), fixed),
+        "matrix": pa.array(matrix.tolist(), pa.list_(pa.list_(pa.float64()))),
+        "holes": pa.array(holes, pa.list_(pa.list_(pa.float64()))),
+        "ragged": pa.array(ragged, pa.list_(pa.list_(pa.float64()))),
+    }
+    pq.write_table(pa.table(made), tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "own", "--map", "trajectory_id=episode")
+    done = trajmill("export", tmp_path / "own", tmp_path / "out", "--to", "lerobot", "--fps", "5")
+    says(done.stderr, ["`ragged`", "left out"], "lists of several shapes")
+    features = info(tmp_path / "out")["features"]
+    check("ragged" not in features, "left out")
+    for name in ["camera", "fixed"]:
+        check([features[name][key] for key in ("dtype", "shape")] == ["image", [6, 5, 3]], name)
+        images = [value["bytes"] for value in rows(tmp_path / "out")[name].to_pylist()]
+        equal([np.asarray(Image.open(io.BytesIO(one))) for one in images], pixels, name)
+    check(features["matrix"]["shape"] == [2, 4], "the shape of matrices")
+    equal(rows(tmp_path / "out")["matrix"].to_pylist(), matrix, "matrices")
+    matrix[4] = 0
+    equal(rows(tmp_path / "out")["holes"].to_pylist(), matrix, "nulls are zeros")
+    valid = rows(tmp_path / "out")["holes_valid"].to_pylist()
+    check(valid == [row != 4 for row in range(9)], "and said to be")
+    trajmill("validate", tmp_path / "out")
+
+
+# --- what merged datasets say about themselves
+
+
+def merged(folder, *names):
+    """Imports LeRobot datasets and merges them, two at a time."""
+    last = None
+    for name in names:
+        trajmill("import", folder / name, folder / f"own_{name}")
+        sources = [{"path": path} for path in (last, f"own_{name}") if path]
+        last = f"upto_{name}"
+        run(folder, sources, path=last)
+    return folder / last
+
+
+def lerobot(folder, name, seed, names=None, **entries):
+    v30(f"{folder}/{name}", Made(LENGTHS, seed=seed))
+    text = {**info(folder / name), **entries}
+    state = text["features"]["observation.state"]
+    state["names"] = names or [f"joint_{at}" for at in range(state["shape"][0])]
+    put(f"{folder}/{name}/meta/info.json", text)
+    return state["names"]
+
+
+def test_a_merge_of_a_merge_keeps_what_all_sources_say(tmp_path):
+    for seed, name in enumerate("abc"):
+        names = lerobot(tmp_path, name, seed, robot_type="arm")
+    dataset = merged(tmp_path, *"abc")
+    done = trajmill("export", dataset, tmp_path / "out", "--to", "lerobot")
+    found = info(tmp_path / "out")
+    check(found["fps"] == info(tmp_path / "a")["fps"] and found["robot_type"] == "arm", "fps, robot")
+    check(found["features"]["observation.state"]["names"] == names, "names")
+    check("differ" not in done.stderr, done.stderr)
+
+
+def test_a_merge_of_a_merge_has_no_rate_if_two_rates_differ(tmp_path):
+    for seed, name in enumerate("abc"):
+        lerobot(tmp_path, name, seed)
+    put(f"{tmp_path}/c/meta/info.json", {**info(tmp_path / "c"), "fps": 4})
+    rewrite(
+        tmp_path / "c",
+        lambda part: part.set_column(
+            part.column_names.index("timestamp"),
+            "timestamp",
+            pa.array(part["frame_index"].to_numpy() / 4, pa.float32()),
+        ),
+    )
+    dataset = merged(tmp_path, *"abc")
+    failed = trajmill("export", dataset, tmp_path / "out", "--to", "lerobot", code=1)
+    says(failed.stderr, ["steps per second", "4"], "the rates")
+    trajmill("export", dataset, tmp_path / "out", "--to", "lerobot", "--fps", "4")
+
+
+def test_names_and_robots_that_differ_are_named(tmp_path):
+    lerobot(tmp_path, "a", 1, robot_type="arm")
+    width = info(tmp_path / "a")["features"]["observation.state"]["shape"][0]
+    lerobot(tmp_path, "b", 2, names=[f"other_{at}" for at in range(width)], robot_type="leg")
+    dataset = merged(tmp_path, *"ab")
+    done = trajmill("export", dataset, tmp_path / "out", "--to", "lerobot")
+    says(done.stderr, ["names of the values of `observation.state`", "robots"], "the summary")
+    found = info(tmp_path / "out")
+    check(found["robot_type"] is None, "robot")
+    check(found["features"]["observation.state"]["names"] is None, "names")
+
+
+def test_a_camera_of_one_source_costs_no_names(tmp_path):
+    names = lerobot(tmp_path, "a", 1)
+    lerobot(tmp_path, "b", 2)
+    rewrite(tmp_path / "b", lambda part: part.append_column("extra", part["index"]))
+    declare(tmp_path / "b", extra="int64")
+    dataset = merged(tmp_path, *"ab")
+    trajmill("export", dataset, tmp_path / "out", "--to", "lerobot")
+    check(info(tmp_path / "out")["features"]["observation.state"]["names"] == names, "names")
 
 
 # --- columns that point into tables

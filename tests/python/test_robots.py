@@ -434,6 +434,14 @@ def test_maniskill_is_imported(tmp_path, obs, alone):
     check(metadata["env_info"] == {"env_id": "PickCube-v1"}, "metadata")
 
 
+def test_described_episodes_without_a_group_are_named(tmp_path):
+    maniskill(tmp_path / "in", "state")
+    with h5py.File(tmp_path / "in" / "trajectory.h5", "a") as file:
+        del file["traj_10"], file["traj_2"]
+    done = trajmill("import", tmp_path / "in", tmp_path / "made")
+    says(done.stderr, ["2 episodes of the JSON file", "`traj_2`", "no such group"], "the summary")
+
+
 def test_a_change_of_the_description_is_noticed(tmp_path):
     maniskill(tmp_path / "in", "state")
     place, source = tmp_path / "in" / "trajectory.json", tmp_path / "in" / "trajectory.h5"

@@ -236,12 +236,12 @@ fn clear(hidden: &Path) -> Result<bool> {
 
 /// Locks a file until it is closed. Returns `false` if another process holds the lock, or if the
 /// file system has no locks.
-fn lock(file: &File) -> bool {
+pub(super) fn lock(file: &File) -> bool {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 /// Returns whether the open file has the name `path`.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.symlink_metadata()) {
         (Ok(ours), Ok(theirs)) => (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()),
         _ => false,

@@ -1,6 +1,6 @@
 //! Reads Minari datasets, one episode at a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +48,8 @@ struct Minari {
     /// The number of steps so far; `None` once an episode could not be read.
     steps: Option<u64>,
     choice: Choice,
+    /// The arrays that no column can hold, with the reason.
+    left_out: BTreeMap<String, &'static str>,
 }
 
 /// The arrays that an episode needs.
@@ -165,6 +167,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         episodes,
         steps: Some(0),
         choice: Choice::new(options, |name| NEEDED.contains(&name)),
+        left_out: BTreeMap::new(),
     };
     (minari.opening, minari.schema) =
         FirstTrajectory::read(options.on_error, || minari.episode(None))?;
@@ -253,6 +256,18 @@ impl Minari {
                 let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
                 hdf5::attributes(&group, &mut attributes)?;
                 hdf5::arrays(&group, "", 0, &reads, &mut hdf5::all_rows, &mut arrays)?;
+                let mut found = BTreeMap::new();
+                hdf5::shapes(&group, "", 0, &reads, &mut found)?;
+                found.retain(|name, _| !arrays.contains_key(name));
+                self.left_out.extend(found.into_iter().map(|(name, seen)| {
+                    let is_single = seen.shape.is_empty();
+                    let reason = if is_single {
+                        "it is a single value, not one for each step"
+                    } else {
+                        "its rows have no values"
+                    };
+                    (name, reason)
+                }));
                 (arrays, attributes)
             }
             Backend::Arrow | Backend::Parquet => {
@@ -448,7 +463,11 @@ impl Source for Minari {
     }
 
     fn account(&self) -> Account {
-        self.choice.account(Account::default())
+        let mut account = Account::default();
+        for (name, reason) in &self.left_out {
+            account.leave_out(name, *reason);
+        }
+        self.choice.account(account)
     }
 
     fn lost(&self) -> Option<u64> {

@@ -17,12 +17,16 @@ use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 use crate::transfer::write::arrays;
+use crate::transfer::write::sources::{agreed, sources_with};
 use crate::transfer::write::{
     ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Written,
 };
 
 /// The version that is declared, which all present loaders accept.
 const VERSION: &str = "0.5.0";
+
+/// The key that every dataset of Minari has.
+const OBSERVATION_SPACE: &str = "observation_space";
 
 /// Keys of metadata that are kept when a dataset came from Minari.
 const KEPT_KEYS: [&str; 14] = [
@@ -38,7 +42,7 @@ const KEPT_KEYS: [&str; 14] = [
     "ref_max_score",
     "num_episodes_average_score",
     "combined_datasets",
-    "observation_space",
+    OBSERVATION_SPACE,
     "action_space",
 ];
 
@@ -92,16 +96,28 @@ pub(crate) fn write(
     file.finish()?;
     let bytes = std::fs::metadata(folder.join(MAIN_FILE)).map_or(0, |metadata| metadata.len());
 
+    // Merged datasets have what they agree on.
+    let sources = sources_with(source, OBSERVATION_SPACE);
     let mut metadata: Map<String, Value> = KEPT_KEYS
         .iter()
-        .filter_map(|key| Some(((*key).to_owned(), source.get(*key)?.clone())))
+        .filter_map(|key| Some(((*key).to_owned(), agreed(&sources, key)?.clone())))
         .collect();
-    for ((key, field), values) in [
-        ("observation_space", &observation),
-        ("action_space", &action),
-    ]
-    .into_iter()
-    .zip(&found)
+    for key in KEPT_KEYS
+        .into_iter()
+        .filter(|key| !metadata.contains_key(*key))
+    {
+        if sources.iter().any(|source| source.contains_key(key)) {
+            let instead = if key.ends_with("_space") {
+                "they differ, so the space follows from the values"
+            } else {
+                "not written, since they differ"
+            };
+            written.cannot_hold(format!("the sources' `{key}`"), instead);
+        }
+    }
+    for ((key, field), values) in [(OBSERVATION_SPACE, &observation), ("action_space", &action)]
+        .into_iter()
+        .zip(&found)
     {
         // The space of the source may say more than types do, such as bounds.
         let known = metadata

@@ -69,7 +69,7 @@ pub(crate) fn step_features(
     }
     let with_nulls = columns_with_nulls(
         outgoing,
-        |name| ![step::ACTION, step::ACTION_STD].contains(&name),
+        |name| name != step::ACTION,
         |name| name != step::REWARD,
     )?;
     if !has("discount") {

@@ -14,6 +14,7 @@ use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 use crate::transfer::write::arrays;
+use crate::transfer::write::sources::{agreed, sources_with};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
 /// Writes the dataset as the file `to`.
@@ -113,13 +114,22 @@ pub(crate) fn write(
             &bytes,
         )?;
     }
+    let sources = sources_with(metadata, "env_args");
     let env = match (
         &options.env,
-        metadata.get("env_args").and_then(Value::as_str),
+        agreed(&sources, "env_args").and_then(Value::as_str),
     ) {
         (Some(env), _) => json!({"env_name": env, "type": 2, "env_kwargs": {}}).to_string(),
         (None, Some(env)) => env.to_owned(),
-        (None, None) => json!({"env_name": "", "type": 2, "env_kwargs": {}}).to_string(),
+        (None, None) => {
+            if !sources.is_empty() {
+                written.cannot_hold(
+                    "the sources' `env_args`",
+                    "not written, since they differ: name the environment with --env",
+                );
+            }
+            json!({"env_name": "", "type": 2, "env_kwargs": {}}).to_string()
+        }
     };
     let mut attributes = vec![
         ("total".to_owned(), Attribute::Int(outgoing.length() as i64)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringArray, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, new_null_array};
 use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::{Map, Value};
@@ -10,13 +10,15 @@ use serde_json::{Map, Value};
 use crate::dataset::Block;
 use crate::dataset::schema::{action_source, step, type_name};
 use crate::error::Result;
+use crate::stage::support::columns::refuse_taken;
 use crate::stage::{Misfit, Tally};
 
 /// The columns of steps that [`replaced`] reads, where they exist.
-pub(super) const READS: [&str; 4] = [
+pub(super) const READS: [&str; 5] = [
     step::ACTION,
     step::ACTION_SOURCE,
     step::ACTION_STD,
+    step::ACTION_MODEL,
     step::IS_FINAL,
 ];
 
@@ -31,11 +33,10 @@ pub(super) fn kept(
             "there are no actions to keep: `steps` has no column `action`",
         ));
     };
-    if name.is_empty() || steps.index_of(name).is_ok() || derived.contains_key(name) {
-        return Err(
-            Misfit::new(format!("`steps` already has a column `{name}`"))
-                .help("choose another name for the column with the original actions"),
-        );
+    refuse_taken(name, steps)?;
+    if derived.contains_key(name) {
+        return Err(Misfit::new(format!("the stage derives `{name}` too"))
+            .help("choose another name for the column with the original actions"));
     }
     Ok(action.clone().with_name(name).with_nullable(true))
 }
@@ -98,7 +99,19 @@ pub(super) fn replaced(
         .ok()
         .cloned();
     let rows = block.steps.num_rows();
+    let model = block
+        .steps
+        .schema()
+        .field_with_name(step::ACTION_MODEL)
+        .ok()
+        .cloned();
+    let model = model.zip(column(step::ACTION_MODEL).cloned());
+    let named = words.iter().map(|word| word == Some(action_source::PROXY));
+    let unnamed: BooleanArray = named.map(|named| Some(!named)).collect();
     let mut block = block.with_step_column(field.clone(), new)?;
+    if let Some((model, ids)) = model {
+        block = block.with_step_column(model.with_nullable(true), nullif(&ids, &unnamed)?)?;
+    }
     block = block.with_step_column(source(), Arc::new(words))?;
     if let Some(std) = std {
         let none = new_null_array(std.data_type(), rows);
@@ -185,6 +198,11 @@ mod tests {
                 r#"{"action": "observation", "replace_actions": "reward"}"#,
                 "replace_actions",
                 "`steps` already has a column `reward`",
+            ),
+            (
+                r#"{"action": "observation", "replace_actions": "action_source"}"#,
+                "replace_actions",
+                "`action_source` has a fixed meaning, which is not that of original actions",
             ),
             (
                 r#"{"action": "reward", "replace_actions": true}"#,

@@ -41,6 +41,24 @@ pub(in crate::stage) fn refuse_fixed(name: &str, done: &str) -> Result<(), Misfi
     }
 }
 
+/// Returns an error if a stage cannot keep the original actions in a new column `name` of `steps`.
+pub(in crate::stage) fn refuse_taken(name: &str, steps: &Schema) -> Result<(), Misfit> {
+    let fixed = step::CANONICAL
+        .iter()
+        .chain(&[step::ACTION_MODEL, step::TASK]);
+    let message = if name.is_empty() {
+        "a column cannot have an empty name".to_owned()
+    } else if steps.index_of(name).is_ok() {
+        format!("`steps` already has a column `{name}`")
+    } else if fixed.into_iter().any(|fixed| *fixed == name) {
+        format!("`{name}` has a fixed meaning, which is not that of original actions")
+    } else {
+        return Ok(());
+    };
+    let help = "choose another name for the column with the original actions";
+    Err(Misfit::new(message).help(help))
+}
+
 /// Whether the column `name` may have this type: rewards are numbers, flags are booleans, other
 /// columns are free.
 pub(in crate::stage) fn fits(name: &str, data_type: &DataType) -> bool {

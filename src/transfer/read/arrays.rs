@@ -195,10 +195,10 @@ pub(crate) fn listing(arrays: &[StoredArray]) -> String {
         .iter()
         .map(|array| format!("`{}` {}", array.layout.name, array.layout.shape()))
         .collect();
-    match arrays.is_empty() {
-        true => "the file holds no arrays".to_owned(),
-        false => format!("the file holds {}", arrays.join(", ")),
+    if arrays.is_empty() {
+        return "the file holds no arrays".to_owned();
     }
+    format!("the file holds {}", arrays.join(", "))
 }
 
 /// Returns `array` if it holds numbers or booleans.

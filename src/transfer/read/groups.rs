@@ -234,9 +234,13 @@ impl Common {
     /// Leaves out the files `others`, which are beside those of the source.
     pub(crate) fn leave_out_files(&mut self, others: Vec<String>) {
         for name in others {
-            self.left_out
-                .insert(name, "another kind of file".to_owned());
+            self.leave_out(name, "another kind of file");
         }
+    }
+
+    /// Leaves out `name` for a reason.
+    pub(crate) fn leave_out(&mut self, name: impl Into<String>, reason: &str) {
+        self.left_out.insert(name.into(), reason.to_owned());
     }
 
     /// Returns what was left out.

@@ -181,7 +181,8 @@ impl TrajectoryBuilder {
             return Err(Error::failed(format!(
                 "its arrays differ from those of the first trajectory: {}",
                 differ.join(", ")
-            )));
+            ))
+            .hint(SKIP));
         }
         Ok(RecordBatch::try_new(own, columns)?)
     }
@@ -194,7 +195,12 @@ fn other_length(name: &str, rows: usize, steps: usize) -> Error {
         count(rows, "row"),
         count(steps, "step")
     ))
+    .hint(SKIP)
 }
+
+/// The remedy for an array that does not fit.
+const SKIP: &str = "to import without an array, leave it out by its name in the source, as in \
+                    `--skip 'obs/camera'` (in a pipeline, `skip: [obs/camera]`)";
 
 /// Removes the array `name` from `arrays` and returns it; a group with that name becomes a struct.
 ///

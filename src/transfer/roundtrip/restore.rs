@@ -121,11 +121,13 @@ impl<'a> Columns<'a> {
             else {
                 continue;
             };
-            let at = self.found.index_of(name).or_else(|_| {
-                self.found
-                    .index_of(name.strip_prefix("infos/").unwrap_or(name))
-            });
-            if let Ok(at) = at {
+            let plain = name.strip_prefix("infos/").unwrap_or(name);
+            let [own, kept] = named(name);
+            let places = [own.as_str(), kept.as_str(), plain];
+            let at = places
+                .into_iter()
+                .find_map(|name| self.found.index_of(name).ok());
+            if let Some(at) = at {
                 let masked = self.columns[at].0.clone().with_nullable(true);
                 self.columns[at] = (masked, From::Masked { at, valid });
                 self.flags.push(valid);
@@ -184,7 +186,15 @@ impl<'a> Columns<'a> {
         let std = named(step::ACTION_STD);
         if let Some(at) = std.iter().find_map(|name| self.found.index_of(name).ok()) {
             let field = self.found.field(at).clone().with_name(step::ACTION_STD);
-            self.columns[at] = (field.with_nullable(true), From::ActionStd(at));
+            // A flag tells more than the origin: some models give no standard deviation.
+            let from = match &self.columns[at].1 {
+                From::Masked { at, valid } => From::Masked {
+                    at: *at,
+                    valid: *valid,
+                },
+                _ => From::ActionStd(at),
+            };
+            self.columns[at] = (field.with_nullable(true), from);
         }
     }
 
@@ -374,8 +384,14 @@ impl Source for Restored {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        let mut metadata = self.inner.metadata();
-        metadata.extend(self.metadata.clone());
+        // What the file says itself counts, such as a rate of frames that an export has set.
+        let mut metadata = self.metadata.clone();
+        for (key, value) in self.inner.metadata() {
+            match (metadata.get_mut(&key), value) {
+                (Some(Value::Object(known)), Value::Object(value)) => known.extend(value),
+                (_, value) => drop(metadata.insert(key, value)),
+            }
+        }
         metadata
     }
 

@@ -7,6 +7,7 @@ mod null_parts;
 pub(crate) mod nulls;
 mod options;
 mod pass;
+pub(crate) mod sources;
 mod unlabelled;
 
 use std::path::Path;

@@ -11,6 +11,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, UInt8Type};
 use serde_json::Value;
 
+use super::nested::vectors;
 use super::quantiles::KeyType;
 use crate::container::{dtype, png};
 use crate::dataset::block::flattened;
@@ -138,7 +139,7 @@ impl Feature {
         let rows = trajectory.length;
         Ok(match &self.from {
             Origin::Column(name, path) => {
-                let mut column = part(trajectory, name, path)?;
+                let mut column = self.part(trajectory, name, path)?;
                 if self.dtype == "string" {
                     column = cast(&column, &DataType::Utf8)?;
                 }
@@ -201,9 +202,23 @@ impl Feature {
     pub(crate) fn pixels(&self, trajectory: &OutgoingTrajectory) -> Result<ArrayRef> {
         match &self.from {
             Origin::Pixels(name, path) => {
-                Ok(flattened(&filled(&part(trajectory, name, path)?, "")?).0)
+                Ok(flattened(&filled(&self.part(trajectory, name, path)?, "")?).0)
             }
             _ => Err(Error::failed(format!("`{}` has no pixels", self.name))),
+        }
+    }
+
+    /// Returns a column of a trajectory, or the part of it at `path`. Lists become vectors.
+    fn part(
+        &self,
+        trajectory: &OutgoingTrajectory,
+        name: &str,
+        path: &[String],
+    ) -> Result<ArrayRef> {
+        let part = part(trajectory, name, path)?;
+        match part.data_type() {
+            DataType::List(_) => vectors(&part, self.width()),
+            _ => Ok(part),
         }
     }
 

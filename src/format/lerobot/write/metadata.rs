@@ -18,6 +18,7 @@ use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 use crate::format::lerobot::modality::{self, MODALITY};
 use crate::format::lerobot::{CHUNK, FILE_MIB, OWN_FEATURE, Version};
+use crate::transfer::write::sources::sources_with;
 use crate::transfer::write::{OutgoingDataset, Written};
 
 /// A file of JSON lines.
@@ -176,13 +177,10 @@ pub(crate) fn write_modality(
     written: &mut Written,
 ) -> Result<()> {
     let metadata = &outgoing.manifest().lineage.source_metadata;
-    let found: Vec<&Value> = match metadata.get(modality::KEY) {
-        Some(one) => vec![one],
-        None => metadata
-            .values()
-            .filter_map(|source| source.get(modality::KEY))
-            .collect(),
-    };
+    let found: Vec<&Value> = sources_with(metadata, modality::KEY)
+        .into_iter()
+        .map(|source| &source[modality::KEY])
+        .collect();
     let Some(first) = found.first() else {
         return Ok(());
     };

@@ -9,6 +9,7 @@ mod features;
 mod image_size;
 mod metadata;
 mod names;
+mod nested;
 mod pixels;
 mod plan;
 mod quantiles;

@@ -8,14 +8,16 @@ use serde_json::{Map, Value, json};
 use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
+use super::nested::nested_vectors;
 use super::quantiles::KeyType;
-use super::source_infos::source_infos;
+use super::source_infos::{declared, source_infos};
 use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
 use crate::dataset::schema::{self, axes, step, type_name};
 use crate::error::{Error, Result};
 use crate::format::lerobot::info::PIXELS;
 use crate::transfer::write::nulls::columns_with_nulls;
+use crate::transfer::write::sources::agreed;
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Written};
 use crate::video::refers;
 
@@ -43,13 +45,6 @@ impl Plan {
     ) -> Result<Plan> {
         // What the source says, or what several sources agree on.
         let infos = source_infos(&outgoing.manifest().lineage.source_metadata);
-        let from_sources = |key: &str| {
-            let value = infos.first()?.get(key)?;
-            infos
-                .iter()
-                .all(|info| info.get(key) == Some(value))
-                .then_some(value)
-        };
         if let Some(fps) = options.fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
             return Err(
                 Error::usage(format!("`fps` is {fps}, but it must be more than 0"))
@@ -58,7 +53,7 @@ impl Plan {
         }
         let fps = options
             .fps
-            .or_else(|| from_sources("fps").and_then(Value::as_f64))
+            .or_else(|| agreed(&infos, "fps").and_then(Value::as_f64))
             .filter(|fps| *fps > 0.0);
         if fps.is_none() && infos.iter().filter(|info| info.contains_key("fps")).count() > 1 {
             let rates: Vec<String> = infos
@@ -78,22 +73,16 @@ impl Plan {
                 format!("not known, so `fps` is {DEFAULT_FPS}: set the true rate with --fps"),
             );
         }
-        let robot = options
-            .robot
-            .clone()
-            .map(Value::from)
-            .or_else(|| from_sources("robot_type").cloned())
+        let robot = options.robot.clone().map(Value::from);
+        if robot.is_none() && differ(infos.iter().filter_map(|info| info.get("robot_type"))) {
+            written.cannot_hold(
+                "the sources' robots",
+                "not written, since `robot_type` can name only one: set it with --robot",
+            );
+        }
+        let robot = robot
+            .or_else(|| agreed(&infos, "robot_type").cloned())
             .unwrap_or(Value::Null);
-        // The names of a feature's values are kept as long as its shape is the same.
-        let names = |feature: &Feature| {
-            let entry =
-                from_sources("features").and_then(|features| features.get(&feature.name))?;
-            if entry.get("shape") == Some(&json!(feature.shape)) {
-                entry.get("names").cloned()
-            } else {
-                None
-            }
-        };
         let with_nulls = columns_with_nulls(
             outgoing,
             |name| !Generated::is_name(name) && name != TASK,
@@ -107,6 +96,7 @@ impl Plan {
             has_action: false,
         };
         let first = outgoing.pass(None)?.next().transpose()?;
+        let nested = nested_vectors(outgoing)?;
         for field in outgoing.steps().fields() {
             let name = field.name().as_str();
             if [step::TRAJECTORY_ID, step::STEP, step::IS_FINAL].contains(&name)
@@ -131,6 +121,7 @@ impl Plan {
                 .as_ref()
                 .and_then(|trajectory| first_image_size(trajectory, name));
             if plan.features.len() == added {
+                let field = nested.get(name).unwrap_or(field);
                 plan.column(&feature, field, name, image, written);
             }
             for feature in &mut plan.features[added..] {
@@ -140,11 +131,10 @@ impl Plan {
                         .filter(|names| feature.shape == [names.len()])
                         .map_or(Value::Null, Value::from),
                 };
-                feature.names = names(feature).unwrap_or(other);
+                feature.names = names(feature, &infos, written).unwrap_or(other);
             }
-            // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have
-            // a flag of their own.
-            let explained = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
+            // A step without a source has no action. Rewards have a flag of their own.
+            let explained = [step::REWARD, step::ACTION_SOURCE].contains(&name);
             if with_nulls.contains(name) && plan.features.len() > added && !explained {
                 let valid = guarded(format!("{feature}_valid"));
                 written.cannot_hold(
@@ -345,6 +335,30 @@ impl Plan {
             })
             .collect()
     }
+}
+
+/// Whether two of the values are different.
+fn differ<'a>(values: impl Iterator<Item = &'a Value>) -> bool {
+    let mut values = values.filter(|value| !value.is_null());
+    let first = values.next();
+    values.any(|value| Some(value) != first)
+}
+
+/// Returns the names that the sources give to the values of a feature, if its shape is the same and
+/// they agree.
+fn names(feature: &Feature, infos: &[&Map<String, Value>], written: &mut Written) -> Option<Value> {
+    let shape = json!(feature.shape);
+    let mut names = declared(infos, &feature.name)
+        .filter(|entry| entry.get("shape") == Some(&shape))
+        .filter_map(|entry| entry.get("names"));
+    if differ(names.clone()) {
+        written.cannot_hold(
+            format!("the names of the values of `{}`", feature.name),
+            "not written, since the sources differ in them",
+        );
+        return Some(Value::Null);
+    }
+    names.find(|names| !names.is_null()).cloned()
 }
 
 /// Whether vectors of these elements and this shape are pictures of height, width and channels.

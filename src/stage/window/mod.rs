@@ -4,6 +4,8 @@
 //! on the left, Decision Diffuser (Ajay et al., 2023) on windows that begin at one and are padded
 //! on the right.
 
+mod origin;
+
 use std::sync::Arc;
 
 use arrow::array::{
@@ -17,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use self::origin::Slots;
 use super::support::columns::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
@@ -47,8 +50,10 @@ const MASK: &str = "mask";
 /// a window begins; it is negative if the window begins with padding. `mask` is 1 for steps and 0
 /// for padding. `terminated` and `truncated` say whether any step of the window is; `is_final` is
 /// false. The sequence of rewards is called `rewards`; there is no `reward`, so `return` is null. A
-/// column of a window is null if it is null in any of the window's steps. A trajectory without
-/// windows is dropped.
+/// column of a window is null if it is null in any of the window's steps. `action_source` of a
+/// window with actions is that of its steps; if they differ, it is the one of them that comes first
+/// in `proxy`, `patched`, `derived`, `recorded`. `action_model` joins the ids of their models with
+/// `+`. A trajectory without windows is dropped.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Window {
@@ -117,6 +122,8 @@ struct Windows {
     pad: Pad,
     fill: Fill,
     made: Vec<Made>,
+    /// Which of `action_source` and `action_model` the windows have.
+    origins: Vec<&'static str>,
     steps: SchemaRef,
 }
 
@@ -160,6 +167,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         field(START, DataType::Int32),
     ];
     fields.extend(made.iter().map(|made| made.result.clone()));
+    let has_actions = made.iter().any(|made| made.from == step::ACTION);
+    let origins = origin::names(context.steps, has_actions);
+    fields.extend(origins.iter().map(|name| origin::field(name)));
     fields.push(field(MASK, mask));
     fields.extend(
         [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
@@ -172,6 +182,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         pad: given.pad,
         fill: given.fill,
         made,
+        origins,
         steps: Arc::new(steps),
     })
 }
@@ -370,6 +381,7 @@ impl Transform for Windows {
         Some(
             own.into_iter()
                 .chain(self.made.iter().map(|made| made.from.clone()))
+                .chain(self.origins.iter().map(|name| (*name).to_owned()))
                 .collect(),
         )
     }
@@ -451,6 +463,14 @@ impl Transform for Windows {
         for made in &self.made {
             columns.push(self.column(made, &block.steps, &places, &rows, &padded)?);
         }
+        for name in &self.origins {
+            let slots = Slots {
+                rows: rows.values(),
+                padded: &padded,
+                length: self.length,
+            };
+            columns.push(origin::column(name, &block.steps, &slots)?);
+        }
         let ones = arrow::array::Float32Array::from_iter_values(
             padded.iter().map(|padded| f32::from(u8::from(!padded))),
         );
@@ -477,6 +497,7 @@ impl Transform for Windows {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::StringArray;
     use arrow::datatypes::Float32Type;
     use proptest::prelude::*;
 
@@ -560,6 +581,61 @@ mod tests {
             }
             prop_assert_eq!(after.steps.num_rows(), expected.len());
         }
+    }
+
+    #[test]
+    fn a_window_with_a_predicted_action_says_so() {
+        let block = fixture::block(&[(1, 5, true)]);
+        let text = |values: [Option<&str>; 6]| Arc::new(StringArray::from(values.to_vec()));
+        let field = |name: &str| Field::new(name, DataType::Utf8, true);
+        let recorded = Some("recorded");
+        let sources = [
+            recorded,
+            None,
+            Some("derived"),
+            Some("proxy"),
+            Some("proxy"),
+            None,
+        ];
+        let models = [None, None, None, Some("b+a"), Some("c"), None];
+        let block = block
+            .with_step_column(field(step::ACTION_SOURCE), text(sources))
+            .unwrap()
+            .with_step_column(field(step::ACTION_MODEL), text(models))
+            .unwrap();
+        let windows = |options: &str| {
+            let bound = fixture::work(
+                &STAGE,
+                options,
+                &block.steps.schema(),
+                &fixture::trajectories_schema(),
+            );
+            let stage = bound.1.unwrap();
+            let after = stage.apply(block.clone(), &mut Tally::default()).unwrap();
+            assert_eq!(after.steps.schema(), stage.steps());
+            after.steps
+        };
+        let said = |steps: &RecordBatch, name: &str| -> Vec<Option<String>> {
+            let column = steps.column_by_name(name).unwrap().as_string::<i32>();
+            column
+                .iter()
+                .map(|value| value.map(str::to_owned))
+                .collect()
+        };
+        let own = |values: [Option<&str>; 5]| values.map(|value| value.map(str::to_owned)).to_vec();
+        let steps = windows(r#"{"length": 2, "pad": "left"}"#);
+        let words = [
+            recorded,
+            recorded,
+            Some("derived"),
+            Some("proxy"),
+            Some("proxy"),
+        ];
+        assert_eq!(said(&steps, step::ACTION_SOURCE), own(words));
+        let ids = [None, None, None, Some("a+b"), Some("a+b+c")];
+        assert_eq!(said(&steps, step::ACTION_MODEL), own(ids));
+        let steps = windows(r#"{"length": 2, "columns": ["observation"]}"#);
+        assert!(steps.column_by_name(step::ACTION_SOURCE).is_none());
     }
 
     #[test]

@@ -180,16 +180,20 @@ fn cells(
 }
 
 fn malformed(path: &Path, error: &ArrowError) -> Error {
+    let cells = |what: &str| {
+        Error::failed(format!("{}: {what}", path.display())).hint(
+            "every line needs one cell for each column of the first line; text with a separator, \
+             a line break or a quote in it stands between double quotes",
+        )
+    };
     match error {
         ArrowError::IoError(_, error) if error.kind() == io::ErrorKind::InvalidData => {
-            Error::failed(format!("{}: {error}", path.display())).hint(
-                "every line needs one cell for each column of the first line; text with a \
-                 separator, a line break or a quote in it stands between double quotes",
-            )
+            cells(&error.to_string())
         }
-        ArrowError::CsvError(what) => {
+        ArrowError::CsvError(what) if what.contains("UTF-8") => {
             Error::failed(format!("{}: {what}", path.display())).hint("save the file as UTF-8 text")
         }
+        ArrowError::CsvError(what) => cells(what),
         other => text::unreadable(path, &other.to_string()),
     }
 }

@@ -26,7 +26,7 @@ use crate::transfer::read::{Choice, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{
-    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written,
+    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written, nulls,
 };
 
 /// The registry entry.
@@ -42,6 +42,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: false,
+        whole: Some(nulls::is_plain),
         takes: &[],
         write,
         note: Some(note),

@@ -20,7 +20,9 @@ use crate::error::Result;
 use crate::format::Format;
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 use crate::transfer::write::arrays::{self, PlainArray};
-use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written};
+use crate::transfer::write::{
+    OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written, nulls,
+};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -29,6 +31,7 @@ pub(crate) const FORMAT: Format = Format {
     read: None,
     write: Some(Writer {
         nulls: true,
+        whole: Some(nulls::is_plain),
         takes: &[],
         write,
         note: None,

@@ -22,7 +22,9 @@ use crate::transfer::read::per_trajectory;
 use crate::transfer::read::{Choice, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
-use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written};
+use crate::transfer::write::{
+    OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written, nulls,
+};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -37,6 +39,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: false,
+        whole: Some(nulls::is_plain),
         takes: &[],
         write,
         note: Some(note),

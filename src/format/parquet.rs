@@ -33,6 +33,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: true,
+        whole: None,
         takes: &[],
         write,
         note: None,

@@ -320,6 +320,7 @@ def test_declared_fill_lengths(tmp_path):
         {"size": 7, "ptr": 7},
         {"size": 7, "max_size": 20},
         {"pos": 7, "full": False},
+        {"size": np.array([7]), "capacity": np.array([[20]])},
     ]:
         for write, ending in [(npz, "npz"), (hdf5, "hdf5")]:
             path = write(tmp_path / f"set.{ending}", {**rows, **declared})
@@ -331,12 +332,19 @@ def test_declared_fill_lengths(tmp_path):
         ({"size": 7, "ptr": 9}, "`ptr` is 9"),
         ({"size": 20, "ptr": 9}, "its oldest row is not the first"),
         ({"full": True, "pos": 9}, "its oldest row is not the first"),
+        ({"size": 7}, "nothing else says how many of them are filled"),
+        ({"ptr": 3, "capacity": 20}, "nothing else says how many of them are filled"),
     ]:
         path = npz(tmp_path / "set.npz", {**rows, **declared})
         says(imported(path, tmp_path / "out", code=1).stderr, [words], declared)
-    for declared in [{"size": 20, "ptr": 0}, {"full": True, "pos": 0}, {"size": 7}, {"pos": 3}]:
+    for declared, options in [
+        ({"size": 20, "ptr": 0}, []),
+        ({"full": True, "pos": 0}, []),
+        ({"size": 20}, []),
+        ({"size": 7}, ["--skip", "size"]),
+    ]:
         path = npz(tmp_path / "set.npz", {**rows, **declared})
-        imported(path, tmp_path / "out")
+        imported(path, tmp_path / "out", *options)
         check(table(tmp_path / "out").num_rows == 20, f"{declared}")
 
 

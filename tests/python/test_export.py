@@ -489,3 +489,39 @@ def test_minari_gets_episodes_longer_than_32_767_steps_whole(tmp_path):
     trajmill("export", made.path, tmp_path / "out", "--to", "minari")
     episodes = list(MinariDataset(os.path.join(tmp_path, "out", "data")).iterate_episodes())
     check([len(episode.rewards) for episode in episodes] == [140_000, 1], "long episodes")
+
+
+WITHOUT_NULL_PARTS = ["d3rlpy", "d4rl", "lerobot", "minari", "npy", "ogbench", "rlds", "robomimic"]
+
+
+@pytest.mark.parametrize("form", WITHOUT_NULL_PARTS)
+def test_a_null_part_of_a_struct_is_refused_and_its_column_is_marked(tmp_path, form):
+    """A field that is null where its struct is not must not become zero; as a column it may."""
+    parts = [{"a": 1, "b": 2.5}, {"a": None, "b": 3.0}, None, {"a": 4, "b": 5.0}]
+    rows = {
+        "trajectory_id": [0, 0, 1, 1],
+        "observation": [[0.5, 1.0]] * 4,
+        "action": [[0.25]] * 4,
+        "reward": [1.0] * 4,
+        "terminated": [False, True] * 2,
+        "truncated": [False] * 4,
+        "x": pa.array(parts, pa.struct([("a", pa.int32()), ("b", pa.float32())])),
+    }
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    trajmill("import", tmp_path / "rows.parquet", tmp_path / "set")
+    out = tmp_path / "out"
+    done = trajmill("export", tmp_path / "set", out, "--to", form, code=1)
+    says(done.stderr, ["trajectory 0: `x/a` is null in step 1", "x['a']"], form)
+    check(not out.exists(), "nothing is written")
+    # The remedy of the message.
+    (tmp_path / "run.yaml").write_text(
+        f"trajmill: 1\nsource: set\nstages:\n  - derive: {{ x_a: \"x['a']\" }}\n"
+        f"  - materialise: {{ path: out, format: {form}, columns: [x_a] }}\n"
+    )
+    trajmill("run", tmp_path / "run.yaml")
+    if form != "npy":
+        trajmill("import", out, tmp_path / "back", "--from", form)
+        rows = table(tmp_path / "back")
+        back = next(name for name in rows.column_names if name.endswith("x_a"))
+        values = rows.filter(rows["action"].is_valid())[back].to_pylist()
+        check(values == [1, None, None, 4], f"{form}: {values}")

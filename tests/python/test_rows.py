@@ -273,6 +273,33 @@ def test_a_row_per_episode_is_a_trajectory(tmp_path, kind, final):
     check(goals == facts["goal"], "lists that are no steps")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("of", [pa.list_, pa.large_list])
+def test_a_list_of_structs_per_episode_is_a_trajectory(tmp_path, kind, of):
+    whole = made("structs")
+    fields = [name for name in whole.column_names if name not in ["episode", "step"]]
+    parts = whole.select(fields).to_pylist()
+    bounds = [0, *ENDS]
+    lists = [parts[begin:end] for begin, end in zip(bounds, bounds[1:])]
+    struct = pa.struct([whole.schema.field(name) for name in fields])
+    rows = pa.table(
+        {
+            "episode": [3, 0, 2, 1],
+            "steps": pa.array(lists, of(struct)),
+            "env": ["hopper", None, "walker", "hopper"],
+        }
+    )
+    steps, trajectories = brought(tmp_path, write_as(kind, tmp_path / "set", rows))
+    same(steps, whole)
+    equal(trajectories["source_key"].to_pylist(), ["3", "0", "2", "1"], "ids")
+    check(trajectories["env"].to_pylist() == ["hopper", None, "walker", "hopper"], "facts")
+
+    lists[1] = [None]
+    rows = rows.set_column(1, "steps", pa.array(lists, of(struct)))
+    path = write_as(kind, tmp_path / "null", rows)
+    refused(tmp_path, path, ["trajectory `0`", "`terminals` is null at step 0 of row 1"])
+
+
 def test_flags_of_episodes_and_next_observations(tmp_path):
     rows = {
         "obs": [[[0.0], [1.0]], [[2.0]]],
@@ -343,6 +370,53 @@ def test_sort_puts_rows_in_order(tmp_path, kind):
     equal(steps["note"].to_pylist(), whole["note"].to_pylist(), "rows")
     equal(trajectories["source_key"].to_pylist(), ["0", "1", "2", "10"], "ids")
     equal(trajectories["length"].to_pylist(), LENGTHS, "lengths")
+
+
+@pytest.mark.parametrize("name", ["t", "timestep", "timestamp"])
+def test_a_column_that_numbers_steps_by_its_name_is_compared_without_sort(tmp_path, name):
+    """Rows in another order than their times, and rows of two environments in turn."""
+    whole = made("order").rename_columns(
+        [name if column == "step" else column for column in made("order").column_names]
+    )
+    if name == "timestamp":
+        times = np.array(whole[name].to_pylist()) * 0.5
+        whole = whole.set_column(whole.column_names.index(name), name, pa.array(times))
+    pq.write_table(whole, tmp_path / "in_order.parquet")
+    steps, _ = brought(tmp_path, tmp_path / "in_order.parquet")
+    same(steps, whole)
+    # The last trajectory has four rows.
+    order = [*range(N - 4), N - 3, N - 4, N - 2, N - 1]
+    pq.write_table(whole.take(order), tmp_path / "moved.parquet")
+    refused(tmp_path, tmp_path / "moved.parquet", ["trajectory `1`", f"`{name}`", "--sort"])
+    steps, _ = brought(tmp_path, tmp_path / "moved.parquet", "--sort", name="sorted")
+    check(steps.num_rows == N, "rows")
+
+    # Some values are missing, as those of final observations.
+    gaps = [value if row % 3 else None for row, value in enumerate(whole[name].to_pylist())]
+    gaps = whole.set_column(whole.column_names.index(name), name, pa.array(gaps))
+    pq.write_table(gaps, tmp_path / "gaps.parquet")
+    same(brought(tmp_path, tmp_path / "gaps.parquet", name="gaps")[0], whole)
+
+
+def test_environments_in_turn_are_refused_without_an_option(tmp_path):
+    rows = {
+        "env_id": [0, 1] * 3,
+        "obs": [[float(row)] for row in range(6)],
+        "act": [[0.0]] * 6,
+        "done": [False] * 4 + [True] * 2,
+    }
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table(rows), path)
+    refused(tmp_path, path, ["column `env_id` changes from 0 to 1", "--environment env_id --sort"])
+    rows["t"] = [0, 0, 1, 1, 2, 2]
+    pq.write_table(pa.table(rows), path)
+    options = ["--environment", "env_id", "--sort"]
+    steps, trajectories = brought(tmp_path, path, *options)
+    check(trajectories["length"].to_pylist() == [3, 3], trajectories)
+    check(steps["observation"].to_pylist() == [[0.0], [2.0], [4.0], [1.0], [3.0], [5.0]], steps)
+    del rows["env_id"]
+    pq.write_table(pa.table(rows), path)
+    refused(tmp_path, path, ["column `t` is 0", "as in the row before", "--environment"])
 
 
 def test_sort_by_time_across_files_and_in_a_pipeline(tmp_path):

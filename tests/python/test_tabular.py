@@ -477,7 +477,16 @@ def test_every_writer_writes_every_type_or_names_it(typed, to, extension):
     folder, _, found, _, wanted = typed
     output = folder / f"{to}.out{extension}"
     options = ["--fps", 10] if "lerobot" in to else []
-    done = trajmill("export", folder / "in", output, "--to", to, *options)
+    source = folder / "in"
+    if to in ["lerobot", "lerobot-v2.1", "rlds"]:
+        # They write the parts of a struct that they can hold, and one of them has a null.
+        done = trajmill("export", source, output, "--to", to, *options, code=1)
+        says(done.stderr, ["`struct/a` is null in step 0"], to)
+        (log,) = folder.glob("log.*")
+        source, wanted = folder / "skipped", {**wanted}
+        trajmill("import", log, source, "--skip", "struct")
+        del wanted["struct"]
+    done = trajmill("export", source, output, "--to", to, *options)
     if to == "npy":
         written = {path.stem for path in output.glob("*.npy")}
         back = None

@@ -67,8 +67,17 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     })
 }
 
+/// What the library says of a group with a soft link, whose place in the file is not defined.
+const NO_PLACE: &str = "18446744073709551615";
+
 /// Returns the error for something that the library cannot read.
 fn unreadable(what: String) -> Error {
+    if what.contains(NO_PLACE) {
+        return Error::failed(what).hint(
+            "a group has a soft link, which trajmill does not follow: copy each member of the \
+             file to a new one with h5py's `source.copy(name, target, expand_soft=True)`",
+        );
+    }
     Error::failed(what).hint("the file may be cut short or damaged: fetch or write it again")
 }
 

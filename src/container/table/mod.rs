@@ -6,6 +6,7 @@
 
 mod hive;
 mod old_timestamps;
+mod spread;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ pub(crate) struct FileTable {
     /// The columns of all files, and then the keys that are no columns.
     columns: Vec<Column>,
     schema: SchemaRef,
+    /// The position of the column whose lists of structs are read as a list for each field, which
+    /// stand behind all other columns.
+    spread: Option<usize>,
     /// The number of rows, if it is known without reading them.
     pub(crate) rows: Option<u64>,
     /// The columns that hold no values. They are not in the table.
@@ -117,6 +121,7 @@ impl FileTable {
             kind,
             files: opened,
             columns,
+            spread: None,
             rows,
             empty: empty.into_iter().collect(),
             units,
@@ -126,6 +131,21 @@ impl FileTable {
     /// Returns the columns.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Reads the lists of structs in one column as a list for each field, if that gives columns
+    /// that `suits` accepts.
+    pub(crate) fn spread(&mut self, suits: &dyn Fn(&Schema) -> bool) {
+        let spread = |at: usize| Some((at, spread::schema(&self.schema, at)?));
+        let found = (0..self.columns.len()).filter_map(spread);
+        if let Some((at, schema)) = found.into_iter().find(|(_, schema)| suits(schema)) {
+            (self.spread, self.schema) = (Some(at), Arc::new(schema));
+        }
+    }
+
+    /// Whether a column of lists of structs is read as a list for each field.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.spread.is_some()
     }
 
     /// Returns the number of files.
@@ -146,12 +166,19 @@ impl FileTable {
         wanted: Option<&[String]>,
     ) -> Result<FileBatches> {
         let file = &self.files[number];
+        let whole = self.spread.map(|at| self.columns[at].field.name());
+        let is_part = |name: &String| self.columns.iter().all(|known| known.field.name() != name);
+        let is_wanted = |name: &String| {
+            wanted.is_none_or(|wanted| {
+                wanted.contains(name) || whole == Some(name) && wanted.iter().any(is_part)
+            })
+        };
         let names: Vec<String> = file
             .schema
             .fields()
             .iter()
             .map(|field| field.name().clone())
-            .filter(|name| wanted.is_none_or(|wanted| wanted.contains(name)))
+            .filter(is_wanted)
             .collect();
         let is_read = |column: &Column| wanted.is_none() || names.contains(column.field.name());
         let columns: Vec<usize> = (0..self.columns.len())
@@ -166,10 +193,16 @@ impl FileTable {
         let fields = columns
             .iter()
             .map(|index| self.columns[*index].field.clone());
+        let mut schema = Schema::new(fields.collect::<Vec<_>>());
+        let spread = columns.iter().position(|index| Some(*index) == self.spread);
+        if let Some(spread) = spread.and_then(|at| spread::schema(&schema, at)) {
+            schema = spread;
+        }
         Ok(FileBatches {
             table: Arc::clone(self),
             number,
-            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+            schema: Arc::new(schema),
+            spread,
             columns,
             batches,
             row: 0,
@@ -184,6 +217,8 @@ pub(crate) struct FileBatches {
     number: usize,
     /// The positions of the columns in the table.
     columns: Vec<usize>,
+    /// The place in `columns` of the column that is read as a list for each field.
+    spread: Option<usize>,
     schema: SchemaRef,
     batches: Batches,
     /// The number of rows that were read.
@@ -207,7 +242,11 @@ impl FileBatches {
         };
         let batch = batch.map_err(|error| damaged(self.path(), error))?;
         let columns = self.columns.iter().map(|index| self.column(&batch, *index));
-        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let mut columns = columns.collect::<Result<Vec<_>>>()?;
+        if let Some(at) = self.spread {
+            let whole = columns.remove(at);
+            columns.extend(spread::columns(&whole)?);
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let schema = Arc::clone(&self.schema);
         let converted = RecordBatch::try_new_with_options(schema, columns, &options)?;

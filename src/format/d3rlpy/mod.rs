@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
-use crate::transfer::write::Writer;
+use crate::transfer::write::{Writer, nulls};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -41,6 +41,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: false,
+        whole: Some(nulls::is_plain),
         takes: &[],
         write: write::write,
         note: Some(note),

@@ -31,7 +31,7 @@ use crate::dataset;
 use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
-use crate::transfer::write::Writer;
+use crate::transfer::write::{Writer, nulls};
 
 pub(crate) use v2_1::FORMAT as V2_1;
 
@@ -68,6 +68,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: false,
+        whole: Some(nulls::has_plain_part),
         takes: TAKES,
         write: write::write_v30,
         note: None,

@@ -2,7 +2,7 @@
 
 use super::{TAKES, write};
 use crate::format::Format;
-use crate::transfer::write::Writer;
+use crate::transfer::write::{Writer, nulls};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -11,6 +11,7 @@ pub(crate) const FORMAT: Format = Format {
     read: None,
     write: Some(Writer {
         nulls: false,
+        whole: Some(nulls::has_plain_part),
         takes: TAKES,
         write: write::write_v21,
         note: None,

@@ -36,6 +36,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: false,
+        whole: Some(write::is_plain),
         takes: &["name", "env"],
         write: write::write,
         note: None,

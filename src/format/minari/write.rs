@@ -193,7 +193,7 @@ fn plain_field(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
 }
 
 /// Whether the column consists of arrays of numbers and texts.
-fn is_plain(field: &Field) -> bool {
+pub(super) fn is_plain(field: &Field) -> bool {
     match field.data_type() {
         DataType::Struct(fields) => fields.iter().all(|field| is_plain(field)),
         DataType::Utf8 => true,

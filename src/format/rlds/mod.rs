@@ -23,7 +23,7 @@ use crate::dataset::files;
 use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
-use crate::transfer::write::Writer;
+use crate::transfer::write::{Writer, nulls};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -38,6 +38,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: true,
+        whole: Some(nulls::has_plain_part),
         takes: &["name"],
         write: write::write,
         note: None,

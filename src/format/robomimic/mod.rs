@@ -33,7 +33,7 @@ use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::{Reader, groups};
 use crate::transfer::roundtrip::envelope;
-use crate::transfer::write::Writer;
+use crate::transfer::write::{Writer, nulls};
 
 pub(crate) use robosuite::FORMAT as ROBOSUITE;
 
@@ -50,6 +50,7 @@ pub(crate) const FORMAT: Format = Format {
     }),
     write: Some(Writer {
         nulls: false,
+        whole: Some(nulls::is_plain),
         takes: &["env"],
         write: write::write,
         note: Some(note),

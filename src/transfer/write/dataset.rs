@@ -85,6 +85,7 @@ impl<'w> OutgoingDataset<'w> {
         let passes = Passes {
             steps: Arc::clone(&dataset.steps),
             dataset,
+            whole: None,
             unlabelled,
             fill: options.fill,
             masks: Vec::new(),
@@ -120,6 +121,13 @@ impl<'w> OutgoingDataset<'w> {
             (outgoing.trajectories, outgoing.rows, outgoing.length) = (trajectories, rows, length);
         }
         Ok(outgoing)
+    }
+
+    /// Refuses values of which only a part is null in all later passes, if `whole` is given: see
+    /// [`Writer::whole`](super::Writer::whole).
+    pub(super) fn whole(mut self, whole: Option<fn(&Field) -> bool>) -> OutgoingDataset<'w> {
+        self.passes.whole = whole;
+        self
     }
 
     /// Returns whether the column `name` is null in some step.

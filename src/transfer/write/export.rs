@@ -23,6 +23,7 @@ pub(crate) fn export(
     watch: Watch,
 ) -> Result<Written> {
     let outgoing = OutgoingDataset::watched(dataset, writer.nulls, options, watch)?;
+    let outgoing = outgoing.whole(writer.whole);
     if outgoing.trajectories() == 0 {
         return Err(Error::failed("there is no trajectory to write")
             .hint("the dataset is empty, or no step has an action: check how it was made"));

@@ -3,6 +3,7 @@
 pub(crate) mod arrays;
 mod dataset;
 mod export;
+mod null_parts;
 pub(crate) mod nulls;
 mod options;
 mod pass;
@@ -10,6 +11,8 @@ pub(crate) mod sources;
 mod unlabelled;
 
 use std::path::Path;
+
+use arrow::datatypes::Field;
 
 use crate::error::Result;
 
@@ -30,6 +33,9 @@ pub(crate) const REWARD_VALID: &str = "reward_valid";
 pub struct Writer {
     /// Whether the format has null actions. If so, steps without an action are written unchanged.
     pub nulls: bool,
+    /// Whether the format holds a column, or a part of one, if all parts of a value must be null
+    /// together, such as the fields of a struct; `None` if a part alone may be null.
+    pub whole: Option<fn(&Field) -> bool>,
     /// The names of the [`WriteOptions`] that the format takes, besides `unlabelled` and `fill`.
     pub takes: &'static [&'static str],
     /// Writes the dataset to a path that does not exist, as a file or a directory. The path is in a

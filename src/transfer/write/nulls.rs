@@ -7,10 +7,11 @@ use arrow::array::{
     Array, ArrayRef, BinaryArray, FixedSizeListArray, Int64Array, StringArray, new_null_array,
 };
 use arrow::compute::{cast, interleave};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 
 use crate::error::Result;
 use crate::transfer::write::OutgoingDataset;
+use crate::transfer::write::arrays::plain_arrays;
 
 /// Returns the names of the columns with a null on some row, among the columns that `is_written`
 /// accepts. The rows of final observations count only in the columns that `has_final` accepts.
@@ -43,6 +44,20 @@ pub(crate) fn columns_with_nulls(
         }
     }
     Ok(found)
+}
+
+/// Whether plain arrays hold a column.
+pub(crate) fn is_plain(field: &Field) -> bool {
+    plain_arrays(field, field.name()).is_some()
+}
+
+/// Whether a column, or a field of a struct column, holds numbers, text or bytes.
+pub(crate) fn has_plain_part(field: &Field) -> bool {
+    match field.data_type() {
+        DataType::Struct(fields) => fields.iter().any(|field| has_plain_part(field)),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Binary => true,
+        _ => is_plain(field),
+    }
 }
 
 /// Replaces nulls by zeros, by the text `empty`, or by empty byte strings. A list stays null.

@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Ar
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::unlabelled::{cut_off, filler};
-use super::{Unlabelled, Watch};
+use super::{Unlabelled, Watch, null_parts};
 use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
@@ -69,6 +69,8 @@ impl OutgoingTrajectory {
 /// The dataset that passes read, and how they prepare its trajectories.
 pub(super) struct Passes<'w> {
     pub(super) dataset: Dataset,
+    /// See [`Writer::whole`](super::Writer::whole).
+    pub(super) whole: Option<fn(&Field) -> bool>,
     /// The columns of steps that are written: those of the dataset, and the validity columns.
     pub(super) steps: SchemaRef,
     /// The columns whose validity columns are written, each with the name of that column.
@@ -335,6 +337,9 @@ impl Pass<'_> {
         let options =
             arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
         let steps = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        if let Some(is_written) = self.passes.whole {
+            null_parts::refuse(&about, &steps, is_written)?;
+        }
         self.ready.push_back(OutgoingTrajectory {
             index: self.next,
             about,

@@ -1,8 +1,11 @@
 //! How far the arrays of a replay buffer are filled.
 
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
 use serde_json::{Map, Value};
 
-use crate::container::arrays::StoredArray;
+use crate::container::arrays::{StoredArray, whole_column};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 
@@ -35,15 +38,41 @@ pub(super) struct Trimmed {
     pub(super) reason: String,
 }
 
-/// Cuts `arrays` to the rows that are filled, if single values in `metadata` say how many: a size
-/// with a cursor or a capacity, or a cursor with `full`. One of these names alone says nothing.
+/// Moves arrays with one value that says how far the others are filled to `metadata`.
+fn take_values(arrays: &mut Vec<StoredArray>, metadata: &mut Map<String, Value>) -> Result<()> {
+    let is_value = |array: &mut StoredArray| {
+        let layout = &array.layout;
+        let one = layout.rows == 1 && layout.width() == 1 && layout.element != DataType::Null;
+        one && is_fill(&layout.name)
+    };
+    for mut array in arrays.extract_if(.., is_value) {
+        let bytes = array.reader.read(1)?;
+        array.layout.row.clear();
+        let (_, column) = whole_column(&array.layout.name, &array.layout, bytes)?;
+        let value = cast(&column, &DataType::Float64)?;
+        let value = value.as_primitive::<Float64Type>().value(0);
+        let value = match value.fract() == 0.0 && value.abs() < 9e15 {
+            true => Value::from(value as i64),
+            false => Value::from(value),
+        };
+        metadata.insert(array.layout.name, value);
+    }
+    Ok(())
+}
+
+/// Cuts `arrays` to the rows that are filled, if single values say how many: a size with a cursor,
+/// a capacity or `full`, or a cursor with `full`.
 ///
 /// # Errors
-/// Returns an error if the values contradict each other, or if the oldest row is not the first.
+/// Returns an error if the values contradict each other, if the oldest row is not the first, or if
+/// a size or a cursor alone leaves open how many rows are filled.
 pub(super) fn trim(
-    arrays: &mut [StoredArray],
-    metadata: &Map<String, Value>,
+    arrays: &mut Vec<StoredArray>,
+    metadata: &mut Map<String, Value>,
 ) -> Result<Option<Trimmed>> {
+    if arrays.iter().any(|array| array.layout.rows > 1) {
+        take_values(arrays, metadata)?;
+    }
     let found = |names: &[&'static str]| {
         let whole = |value: &Value| match value {
             Value::Bool(flag) => Some(u64::from(*flag)),
@@ -65,9 +94,26 @@ pub(super) fn trim(
         return Ok(None);
     };
     let (name, filled) = match (size, cursor, full, capacity) {
-        (Some(size), Some(_), _, _) | (Some(size), _, _, Some(_)) => size,
+        (Some(size), Some(_), _, _) | (Some(size), _, Some(_), _) | (Some(size), _, _, Some(_)) => {
+            size
+        }
         (None, Some(_), Some((name, 1)), _) => (name, rows),
         (None, Some(cursor), Some((_, 0)), _) => cursor,
+        (Some((name, filled)), ..) | (_, Some((name, filled)), ..)
+            if filled > 0 && filled < rows =>
+        {
+            return Err(Error::failed(format!(
+                "`{name}` is {}, but the arrays have {}, and nothing else says how many of them \
+                 are filled",
+                number(filled),
+                count(rows, "row")
+            ))
+            .hint(format!(
+                "if all rows are filled, leave the value out with `--skip {name}`; otherwise cut \
+                 the arrays to the filled rows, or store the number of rows as `capacity` and the \
+                 number of filled rows as `size`"
+            )));
+        }
         _ => return Ok(None),
     };
     let contradiction = |what: String| {

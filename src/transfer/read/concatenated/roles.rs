@@ -33,11 +33,11 @@ impl Concatenated {
         besides: Besides,
     ) -> Result<Concatenated> {
         let Besides {
-            metadata,
+            mut metadata,
             mut account,
             envelope,
         } = besides;
-        let trimmed = fill::trim(&mut arrays, &metadata)?;
+        let trimmed = fill::trim(&mut arrays, &mut metadata)?;
         let targets = [
             step::OBSERVATION,
             step::ACTION,
@@ -318,8 +318,8 @@ impl Concatenated {
 
 /// Returns an array with one value per step.
 fn single(array: StoredArray) -> Result<StoredArray> {
-    let has_axes = array.layout.row.len() == 1;
-    squeeze(array).map_err(|error| match has_axes {
+    let axes = array.layout.row.len();
+    squeeze(array).map_err(|error| match (1..=2).contains(&axes) {
         true => error.hint(LAYOUT),
         false => error,
     })

@@ -8,7 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
 use super::convert::{Flags, Table};
-use super::order::{Numbers, scattered, together};
+use super::order::{Numbers, Order, scattered, together};
 use super::pending::{Gap, Pending, cut_off};
 use crate::dataset::{Account, Rows};
 use crate::error::wording::number;
@@ -23,7 +23,9 @@ pub(super) struct Cutter {
     /// Whether a trajectory ends where the next observation is not that of the next row.
     split_on_gaps: bool,
     /// The column whose values increase within a trajectory.
-    order: Option<String>,
+    order: Option<Order>,
+    /// The column whose values are the same within a trajectory.
+    likely_environment: Option<String>,
     pending: Pending,
     ready: VecDeque<Result<IncomingTrajectory>>,
     /// The hashes of all trajectory ids so far.
@@ -66,10 +68,11 @@ impl Cutter {
     pub(super) fn new(
         table: Table,
         max_steps: Option<usize>,
-        order: Option<String>,
+        order: Option<Order>,
         split_on_gaps: bool,
     ) -> Cutter {
         Cutter {
+            likely_environment: table.roles().likely_environment(),
             table,
             max_steps,
             order,
@@ -128,9 +131,12 @@ impl Cutter {
                     .map(|column| (name.clone(), ArrayRef::clone(column)))
             })
         };
-        let numbers = column(&self.order)
-            .map(|(name, column)| Numbers::new(name, &column))
-            .transpose()?;
+        let numbers = self.order.as_ref().and_then(|order| {
+            let column = batch.column_by_name(&order.name)?;
+            Some(Numbers::new(order, column))
+        });
+        let numbers = numbers.transpose()?;
+        let environments = column(&self.likely_environment);
         let roles = self.table.roles();
         let has_ids = roles.trajectory.is_some();
         let ids: Vec<(String, ArrayRef)> = [&roles.environment, &roles.trajectory]
@@ -169,9 +175,14 @@ impl Cutter {
                     &|row| place(rows.start + row),
                 ),
             };
-            let verify_order = |pending: &mut Pending| match &numbers {
-                Some(numbers) => pending.verify_order(numbers, rows.clone(), place),
-                None => Ok(()),
+            let verify_order = |pending: &mut Pending| {
+                if let Some((name, column)) = &environments {
+                    pending.verify_environment(name, column, rows.clone(), place)?;
+                }
+                match &numbers {
+                    Some(numbers) => pending.verify_order(numbers, rows.clone(), place),
+                    None => Ok(()),
+                }
             };
             if let Some(numbers) = &numbers {
                 let before = self.pending.slices.iter().map(RecordBatch::num_rows).sum();

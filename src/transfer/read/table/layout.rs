@@ -67,7 +67,7 @@ impl Layout {
         roles: &Roles,
         options: &Options,
     ) -> Result<Option<Layout>> {
-        if !is_per_trajectory(table, roles)? {
+        if !table.is_spread() && !is_per_trajectory(table, roles)? {
             return Ok(None);
         }
         let columns = table.schema();

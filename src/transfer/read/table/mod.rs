@@ -25,6 +25,7 @@ use self::convert::Table;
 use self::cut::Cutter;
 use self::episodes::Episodes;
 use self::layout::Layout;
+use self::order::Order;
 use self::roles::Roles;
 use self::rows::FileRows;
 use self::sort::SortedRows;
@@ -77,7 +78,10 @@ pub(crate) fn open(
     }
     let choice = Choice::new(options, roles::is_marker);
     let paths = files;
-    let files = FileTable::open(kind, path, &paths, &|name| choice.reads(name))?;
+    let mut files = FileTable::open(kind, path, &paths, &|name| choice.reads(name))?;
+    if Roles::find(files.schema(), options).is_err() {
+        files.spread(&|columns| Roles::find(columns, options).is_ok());
+    }
     let files = Arc::new(files);
     choice.verify().map_err(|error| error.at(path.display()))?;
     let table = files.schema();
@@ -129,8 +133,9 @@ pub(crate) fn open(
     };
     verify_options(&roles, options).map_err(|error| error.at(path.display()))?;
     let order = order(table, &roles, options).map_err(|error| error.at(path.display()))?;
-    let keys = [&roles.environment, &roles.trajectory, &order];
-    let keys = keys.into_iter().flatten().cloned().collect();
+    let keys = roles.environment.iter().chain(&roles.trajectory);
+    let keys = keys.chain(order.iter().map(|order| &order.name));
+    let keys = keys.cloned().collect();
     let columns = SchemaRef::clone(table);
     let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
@@ -176,9 +181,13 @@ fn verify_options(roles: &Roles, options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// Returns an error if the rows are to be sorted, and nothing tells by what.
-fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<String>> {
+fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<Order>> {
     if !options.sort {
-        return Ok(roles.step.clone());
+        let order = |name| Order {
+            is_stated: roles.step.as_ref() == Some(&name),
+            name,
+        };
+        return Ok(roles.order(table).map(order));
     }
     if roles.trajectory.is_none() && roles.environment.is_none() {
         return Err(Error::failed(
@@ -192,7 +201,10 @@ fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<Stri
     })?;
     let data_type = table.field_with_name(&order)?.data_type();
     if data_type.is_numeric() || data_type.is_temporal() {
-        return Ok(Some(order));
+        return Ok(Some(Order {
+            name: order,
+            is_stated: true,
+        }));
     }
     Err(Error::failed(format!(
         "column `{order}` is {}, which does not number steps",

@@ -69,9 +69,24 @@ pub(super) fn together(
         .collect())
 }
 
+/// The column whose values order the rows of a trajectory.
+pub(super) struct Order {
+    pub(super) name: String,
+    /// Whether that is certain: the user named it, or it is called `step`. If not, its values are
+    /// compared too, but some may be missing, and times may repeat.
+    pub(super) is_stated: bool,
+}
+
+/// Names of columns of integers of which no two steps of a trajectory have the same value.
+const COUNTERS: &[&str] = &["timestep", "t", "frame_index"];
+
 /// The step numbers of a batch, which may be times.
 pub(super) struct Numbers {
     pub(super) name: String,
+    /// Whether that they order the steps is certain.
+    pub(super) is_stated: bool,
+    /// Whether two steps may have the same.
+    pub(super) may_repeat: bool,
     column: ArrayRef,
     /// The numbers as float64; null if they are times.
     floats: ArrayRef,
@@ -79,7 +94,9 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn new(name: String, column: &ArrayRef) -> Result<Numbers> {
+    pub(super) fn new(order: &Order, column: &ArrayRef) -> Result<Numbers> {
+        let Order { name, is_stated } = order;
+        let counts = column.data_type().is_integer() && COUNTERS.contains(&name.as_str());
         let column = match column.data_type() {
             DataType::Dictionary(_, values) => cast(column, values)?,
             _ => ArrayRef::clone(column),
@@ -91,7 +108,9 @@ impl Numbers {
             false => new_null_array(&DataType::Float64, column.len()),
         };
         Ok(Numbers {
-            name,
+            name: name.clone(),
+            is_stated: *is_stated,
+            may_repeat: !is_stated && !counts,
             floats,
             keys: converter.convert_columns(&[ArrayRef::clone(&column)])?,
             column,

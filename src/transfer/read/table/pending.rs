@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::row::OwnedRow;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::order::{Numbers, SORT};
 use crate::dataset::schema::step;
@@ -15,6 +16,8 @@ use crate::error::{Error, Result};
 pub(super) struct Pending {
     pub(super) slices: Vec<RecordBatch>,
     pub(super) key: Option<String>,
+    /// The environment of its rows, if a column seems to have it.
+    pub(super) environment: Option<String>,
     /// The key and the text of the last step number.
     pub(super) last_step: Option<(OwnedRow, String)>,
     /// Whether its last row so far holds a final observation.
@@ -42,6 +45,36 @@ pub(super) struct Gap {
 }
 
 impl Pending {
+    /// Verifies that `column`, which seems to have the environment of each step, has one value
+    /// within `rows` and in the row before them.
+    pub(super) fn verify_environment(
+        &mut self,
+        name: &str,
+        column: &ArrayRef,
+        rows: Range<usize>,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<()> {
+        let options = FormatOptions::new();
+        let texts = ArrayFormatter::try_new(column, &options)?;
+        for row in rows {
+            let text = texts.value(row).to_string();
+            let before = self.environment.get_or_insert_with(|| text.clone());
+            if *before != text {
+                return Err(Error::failed(format!(
+                    "column `{name}` changes from {before} to {text} at {}, but no flag marks an \
+                     end in front of that row",
+                    place(row)
+                ))
+                .hint(format!(
+                    "if the rows are those of several environments in turn, tell them apart with \
+                     `--environment {name} --sort`; otherwise leave the column out with `--skip \
+                     {name}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Verifies that the step numbers increase within `rows`, and from the row before them.
     pub(super) fn verify_order(
         &mut self,
@@ -52,6 +85,9 @@ impl Pending {
         let name = &numbers.name;
         for row in rows.clone() {
             if let Some(what) = numbers.missing(row) {
+                if !numbers.is_stated {
+                    continue;
+                }
                 return Err(Error::failed(format!(
                     "column `{name}` is {what} at {}, so the place of the row in its trajectory is \
                      unknown",
@@ -65,17 +101,27 @@ impl Pending {
                 Some((last, _)) => Some(last.row()),
                 None => None,
             };
-            if last.is_none_or(|last| key > last) {
+            let is_next = |last| key > last || numbers.may_repeat && key == last;
+            if last.is_none_or(is_next) {
                 continue;
             }
             let text = numbers.text(row)?;
+            let other = match numbers.is_stated {
+                true => String::new(),
+                false => format!("; if the column does not order steps, `--skip {name}`"),
+            };
             if last == Some(key) {
                 return Err(Error::failed(format!(
                     "column `{name}` is {text} at {}, as in the row before: each step of a \
                      trajectory needs a number of its own",
                     place(row)
                 ))
-                .hint("drop one of the two rows, or choose another column with `--step COLUMN`"));
+                .hint(format!(
+                    "drop one of the two rows, or choose another column with `--step COLUMN`; if \
+                     the rows are those of several trajectories in turn, name the column that \
+                     tells them apart with `--trajectory` or `--environment`, and sort with \
+                     `--sort`{other}"
+                )));
             }
             let before = match &self.last_step {
                 Some((_, before)) if row == rows.start => before.clone(),
@@ -86,7 +132,7 @@ impl Pending {
                  the trajectory are not in order",
                 place(row)
             ))
-            .hint(SORT));
+            .hint(format!("{SORT}{other}")));
         }
         if let Some(last) = rows.last() {
             self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));

@@ -68,6 +68,18 @@ pub(super) fn is_marker(name: &str) -> bool {
 /// Names of columns that order steps, if no column numbers them.
 const ORDER: &[&str] = &["timestep", "t", "frame_index", "timestamp", "time"];
 
+/// Names of columns that tell the environments of a vectorised one apart.
+const ENVIRONMENTS: &[&str] = &[
+    "env",
+    "env_id",
+    "env_idx",
+    "env_index",
+    "environment",
+    "environment_id",
+    "worker",
+    "worker_id",
+];
+
 /// The source columns of a column of steps: one, or one for each coordinate.
 pub(super) type Columns = Vec<String>;
 
@@ -209,6 +221,16 @@ impl Roles {
         };
         let named = || ORDER.iter().find(is_order).map(|name| (*name).to_owned());
         self.step.clone().or_else(named)
+    }
+
+    /// Returns the column that seems to tell environments apart, if nothing else tells trajectories
+    /// apart but flags.
+    pub(super) fn likely_environment(&self) -> Option<String> {
+        let is_likely = |name: &&String| ENVIRONMENTS.contains(&name.as_str());
+        match (&self.trajectory, &self.environment) {
+            (None, None) => self.extras.iter().find(is_likely).cloned(),
+            _ => None,
+        }
     }
 
     /// Returns the meanings without those of ids and step numbers, which become further columns.

@@ -126,7 +126,7 @@ fn survey_file(path: &Path, common: &Common, survey: &mut Survey) -> Result<u64>
     let root = hdf5::open(path)?.root();
     let (mut arrays, mut attributes) = (BTreeMap::new(), Map::new());
     let reads = |name: &str| common.reads(name);
-    hdf5::shapes(&root, "", 0, &reads, &mut arrays).map_err(failed)?;
+    hdf5::shapes(&root, &reads, &mut arrays).map_err(failed)?;
     hdf5::attributes(&root, &mut attributes).map_err(failed)?;
     let actions = arrays
         .get(ACTION)

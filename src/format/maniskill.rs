@@ -131,7 +131,7 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     for name in &names {
         let mut arrays = BTreeMap::new();
         // A trajectory that cannot be read is an error when its turn comes.
-        if hdf5::shapes(&groups[name], "", 0, &reads, &mut arrays).is_err() {
+        if hdf5::shapes(&groups[name], &reads, &mut arrays).is_err() {
             continue;
         }
         observation = observation.or_else(|| {

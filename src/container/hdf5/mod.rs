@@ -138,6 +138,36 @@ pub(crate) fn all_rows(_: &str, rows: u64) -> Range<u64> {
     0..rows
 }
 
+/// Calls `visit` with the name of every array under `group` that `reads` accepts, and with the
+/// array. Names begin with `prefix`.
+///
+/// # Errors
+/// Returns an error if a group cannot be read, if groups are nested too deep, or if `visit` fails.
+fn walk(
+    group: &Group,
+    prefix: &str,
+    reads: Reads,
+    visit: &mut dyn FnMut(String, &Dataset) -> Result<()>,
+) -> Result<()> {
+    if prefix.matches('/').count() > DEEPEST {
+        return Err(Error::failed(format!(
+            "groups are nested more than {DEEPEST} deep at `{prefix}`"
+        )));
+    }
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
+    for (name, dataset) in group.iter_datasets().map_err(failed)? {
+        let name = format!("{prefix}{name}");
+        if reads(&name) {
+            visit(name, &dataset)?;
+        }
+    }
+    for (name, child) in group.iter_groups().map_err(failed)? {
+        walk(&child, &format!("{prefix}{name}/"), reads, visit)?;
+    }
+    Ok(())
+}
+
 /// Reads the rows that `choose` returns of the arrays under `group` whose names `reads` accepts, as
 /// columns. Single values are left out.
 ///
@@ -146,38 +176,15 @@ pub(crate) fn all_rows(_: &str, rows: u64) -> Range<u64> {
 pub(crate) fn arrays(
     group: &Group,
     prefix: &str,
-    depth: usize,
     reads: Reads,
     choose: Choose,
     found: &mut ArrayColumns,
 ) -> Result<()> {
-    let failed =
-        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
-    if depth > DEEPEST {
-        return Err(Error::failed(format!(
-            "groups are nested more than {DEEPEST} deep at `{prefix}`"
-        )));
-    }
-    for (name, dataset) in group.iter_datasets().map_err(failed)? {
-        let name = format!("{prefix}{name}");
-        if !reads(&name) {
-            continue;
-        }
-        if let Some(column) = column(&dataset, &name, choose)? {
-            found.insert(name, column);
-        }
-    }
-    for (name, child) in group.iter_groups().map_err(failed)? {
-        arrays(
-            &child,
-            &format!("{prefix}{name}/"),
-            depth + 1,
-            reads,
-            choose,
-            found,
-        )?;
-    }
-    Ok(())
+    walk(group, prefix, reads, &mut |name, dataset| {
+        let column = column(dataset, &name, choose)?;
+        found.extend(column.map(|column| (name, column)));
+        Ok(())
+    })
 }
 
 /// Finds the shape and the type of every array under `group` that `reads` accepts, by name.
@@ -186,23 +193,13 @@ pub(crate) fn arrays(
 /// Returns an error if an array cannot be read.
 pub(crate) fn shapes(
     group: &Group,
-    prefix: &str,
-    depth: usize,
     reads: Reads,
     found: &mut BTreeMap<String, ArrayShape>,
 ) -> Result<()> {
-    let failed =
-        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
-    if depth > DEEPEST {
-        return Err(Error::failed(format!(
-            "groups are nested more than {DEEPEST} deep at `{prefix}`"
-        )));
-    }
-    for (name, dataset) in group.iter_datasets().map_err(failed)? {
-        let name = format!("{prefix}{name}");
-        if !reads(&name) {
-            continue;
-        }
+    walk(group, "", reads, &mut |name, dataset| {
+        let failed = |error: hdf5_pure::Error| {
+            unreadable(format!("cannot read the array `{name}`: {error}"))
+        };
         let (shape, datatype) = (
             dataset.shape().map_err(failed)?,
             dataset.datatype().map_err(failed)?,
@@ -217,11 +214,8 @@ pub(crate) fn shapes(
             }
         };
         found.insert(name, ArrayShape { shape, holds });
-    }
-    for (name, child) in group.iter_groups().map_err(failed)? {
-        shapes(&child, &format!("{prefix}{name}/"), depth + 1, reads, found)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The shape of an array, and what it holds.
@@ -237,32 +231,17 @@ pub(crate) struct ArrayShape {
 ///
 /// # Errors
 /// Returns an error if a value cannot be read.
-pub(crate) fn single_values(
-    group: &Group,
-    prefix: &str,
-    depth: usize,
-    reads: Reads,
-    found: &mut ArrayColumns,
-) -> Result<()> {
-    let failed =
-        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
-    if depth > DEEPEST {
-        return Err(Error::failed(format!(
-            "groups are nested more than {DEEPEST} deep at `{prefix}`"
-        )));
-    }
-    for (name, dataset) in group.iter_datasets().map_err(failed)? {
-        let name = format!("{prefix}{name}");
-        if reads(&name) && dataset.shape().map_err(failed)?.is_empty() {
-            let column = column_of(&dataset, &name, 1, &[], &mut all_rows)?;
+pub(crate) fn single_values(group: &Group, reads: Reads, found: &mut ArrayColumns) -> Result<()> {
+    walk(group, "", reads, &mut |name, dataset| {
+        let shape = dataset
+            .shape()
+            .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))?;
+        if shape.is_empty() {
+            let column = column_of(dataset, &name, 1, &[], &mut all_rows)?;
             found.extend(column.map(|column| (name, column)));
         }
-    }
-    for (name, child) in group.iter_groups().map_err(failed)? {
-        let prefix = format!("{prefix}{name}/");
-        single_values(&child, &prefix, depth + 1, reads, found)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Reads the rows that `choose` returns of an array, as a column; `None` for a single value, and

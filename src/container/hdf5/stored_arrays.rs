@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Returns the arrays of `file` that `is_data` accepts by name, and its single values as metadata.
-/// Metadata names the other arrays. Nothing is known of what `reads` does not accept.
+/// Metadata names the other arrays. Arrays that `reads` rejects are not opened.
 ///
 /// # Errors
 /// Returns an error if a group or an array cannot be read.

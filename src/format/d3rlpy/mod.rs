@@ -231,7 +231,7 @@ impl Dump {
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         hdf5::attributes(&group, &mut attributes)?;
         let reads = |name: &str| self.choice.reads(name);
-        hdf5::arrays(&group, "", 0, &reads, &mut hdf5::all_rows, &mut arrays)?;
+        hdf5::arrays(&group, "", &reads, &mut hdf5::all_rows, &mut arrays)?;
         let line = attributes
             .get("line")
             .and_then(Value::as_str)

@@ -255,9 +255,9 @@ impl Minari {
                 })?;
                 let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
                 hdf5::attributes(&group, &mut attributes)?;
-                hdf5::arrays(&group, "", 0, &reads, &mut hdf5::all_rows, &mut arrays)?;
+                hdf5::arrays(&group, "", &reads, &mut hdf5::all_rows, &mut arrays)?;
                 let mut found = BTreeMap::new();
-                hdf5::shapes(&group, "", 0, &reads, &mut found)?;
+                hdf5::shapes(&group, &reads, &mut found)?;
                 found.retain(|name, _| !arrays.contains_key(name));
                 self.left_out.extend(found.into_iter().map(|(name, seen)| {
                     let is_single = seen.shape.is_empty();

@@ -81,7 +81,7 @@ impl DemoFile {
         let mut masks = BTreeMap::new();
         if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
             let (mut arrays, mut all) = (ArrayColumns::new(), hdf5::all_rows);
-            hdf5::arrays(&group, "mask/", 0, &hdf5::all, &mut all, &mut arrays).map_err(failed)?;
+            hdf5::arrays(&group, "mask/", &hdf5::all, &mut all, &mut arrays).map_err(failed)?;
             for (name, (_, values)) in arrays {
                 let values = values.as_string_opt::<i32>();
                 let members = values.map(|values| {
@@ -239,7 +239,7 @@ impl DemoFiles {
         let groups = file.groups().unwrap_or_default();
         for group in file.names.iter().filter_map(|name| groups.get(name)) {
             let (mut arrays, mut attributes) = (BTreeMap::new(), Map::new());
-            if hdf5::shapes(group, "", 0, &|name| self.common.reads(name), &mut arrays).is_err()
+            if hdf5::shapes(group, &|name| self.common.reads(name), &mut arrays).is_err()
                 || hdf5::attributes(group, &mut attributes).is_err()
             {
                 continue;

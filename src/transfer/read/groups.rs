@@ -113,7 +113,7 @@ impl Survey {
 
 /// What the groups of a source have in common, and what of them is read.
 pub(crate) struct Common {
-    /// The choice of what is read.
+    /// The arrays that the user wants to read.
     choice: Choice,
     /// The arrays whose widths differ between groups. They become columns of lists.
     ragged: BTreeSet<String>,
@@ -142,7 +142,7 @@ impl Common {
         self.choice.reads(name) && !self.left_out.contains_key(name)
     }
 
-    /// Returns the choice of what is read.
+    /// Returns the arrays that the user wants to read.
     pub(crate) fn choice(&self) -> &Choice {
         &self.choice
     }
@@ -260,8 +260,8 @@ impl Common {
     pub(crate) fn arrays(&self, group: &hdf5::Group, choose: hdf5::Choose) -> Result<ArrayColumns> {
         let mut arrays = ArrayColumns::new();
         let reads = |name: &str| self.reads(name);
-        hdf5::arrays(group, "", 0, &reads, choose, &mut arrays)?;
-        hdf5::single_values(group, "", 0, &reads, &mut arrays)?;
+        hdf5::arrays(group, "", &reads, choose, &mut arrays)?;
+        hdf5::single_values(group, &reads, &mut arrays)?;
         for name in &self.ragged {
             if let Some(column) = arrays.get_mut(name) {
                 *column = per_trajectory::listed(column)?;

@@ -27,7 +27,7 @@ impl Command for Lineage {
 
     fn run(&self) -> Result<()> {
         let place = self.row.as_deref().and_then(|place| match place {
-            [trajectory, step] => Some((*trajectory, i32::try_from(*step).unwrap_or(-1))),
+            [trajectory, step] => Some((*trajectory, *step)),
             _ => None,
         });
         let found = lineage::Lineage::of(&self.dataset, place)?;

@@ -6,14 +6,16 @@ use super::{files, store};
 use crate::error::{Error, Result};
 
 /// Returns the file beside the file `path` that describes it, if there is one: `NAME.json` beside
-/// `NAME.h5`.
+/// `NAME.h5` or `NAME.hdf5`.
 ///
 /// # Errors
 /// Returns an error if that cannot be found out.
 pub(crate) fn description(path: &Path) -> Result<Option<PathBuf>> {
+    let described = path
+        .extension()
+        .is_some_and(|ending| ending == "h5" || ending == "hdf5");
     let beside = path.with_extension("json");
-    let exists = beside != path && files::is_file(&beside)?;
-    Ok(exists.then_some(beside))
+    Ok((described && files::is_file(&beside)?).then_some(beside))
 }
 
 /// Returns the hash that identifies the bytes of a source: the blake3 hash of a file, together with

@@ -47,7 +47,7 @@ pub(crate) struct Row {
     /// Id of the trajectory.
     pub trajectory: i64,
     /// Position in the trajectory.
-    pub step: i32,
+    pub step: i64,
     /// Where the action comes from; `None` if there is no action.
     pub source: Option<String>,
     /// The id of the model that predicted the action, if the dataset records it.
@@ -61,7 +61,7 @@ impl Lineage {
     /// # Errors
     /// Returns an error if nothing at `path` tells its origin, if it cannot be read, or if there is
     /// no such row.
-    pub(crate) fn of(path: &Path, row: Option<(i64, i32)>) -> Result<Lineage> {
+    pub(crate) fn of(path: &Path, row: Option<(i64, i64)>) -> Result<Lineage> {
         let own = files::exists(&layout::manifest(path))?;
         if !own && files::exists(path)? {
             return foreign(path, row);
@@ -129,7 +129,7 @@ impl Lineage {
 }
 
 /// Returns what the note of origin of a foreign dataset tells.
-fn foreign(path: &Path, row: Option<(i64, i32)>) -> Result<Lineage> {
+fn foreign(path: &Path, row: Option<(i64, i64)>) -> Result<Lineage> {
     let Some((own, Ancestry { manifests, .. })) = commit::lineage(path)? else {
         return Err(Error::failed(format!(
             "{} does not tell its origin: it is no dataset of trajmill, and not an export of one",
@@ -175,7 +175,7 @@ impl Row {
     }
 
     /// Reads the columns that tell the origin of an action.
-    fn read(dataset: &Dataset, (trajectory, number): (i64, i32)) -> Result<Row> {
+    fn read(dataset: &Dataset, (trajectory, number): (i64, i64)) -> Result<Row> {
         let session = Session::open(
             &[(dataset.name.clone(), dataset.clone())],
             &SessionOptions::default(),

@@ -61,7 +61,7 @@ impl Existing {
     }
 }
 
-/// Whether anything stands at `path`, be it a link that leads nowhere.
+/// Returns whether anything is at `path`. A link that leads nowhere counts.
 ///
 /// # Errors
 /// Returns an error if that cannot be found out.

@@ -305,7 +305,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Returns whether the bytes are a manifest, be it a damaged one.
+    /// Returns whether the bytes are a manifest. A damaged manifest counts.
     pub fn is_one(bytes: &[u8]) -> bool {
         keys(bytes).is_ok_and(|keys| keys.contains_key("trajmill"))
     }

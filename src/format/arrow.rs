@@ -60,8 +60,8 @@ const STEPS: &str = "steps.arrow";
 /// The table of trajectories in a directory that trajmill wrote.
 const TRAJECTORIES: &str = "trajectories.arrow";
 
-/// The files in a directory of `datasets`: what it holds, what it is about, and the names of the
-/// parts if it has several.
+/// The files in a directory of `datasets`: the list of its data files, the description, and the
+/// names of its splits if it has several.
 const STATE: &str = "state.json";
 const INFO: &str = "dataset_info.json";
 const SPLITS: &str = "dataset_dict.json";

@@ -413,7 +413,7 @@ impl Transform for Patch {
     }
 }
 
-/// Returns the column `name` of what comes out, or of what comes in.
+/// Returns the column `name` of the result, or of the input if the result lacks it.
 fn field(after: &Schema, before: &Schema, name: &str) -> Result<Field> {
     let field = after.field_with_name(name);
     Ok(field.or_else(|_| before.field_with_name(name))?.clone())

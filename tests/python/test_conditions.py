@@ -1,4 +1,4 @@
-"""What becomes of rows on which a condition is null: nobody decides it but the user."""
+"""Rows on which a condition is null: an error, unless the pipeline says what to do with them."""
 
 import json
 

@@ -374,7 +374,7 @@ def test_sort_puts_rows_in_order(tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["t", "timestep", "timestamp"])
 def test_a_column_that_numbers_steps_by_its_name_is_compared_without_sort(tmp_path, name):
-    """Rows in another order than their times, and rows of two environments in turn."""
+    """Rows in another order than their times, and rows that interleave two environments."""
     whole = made("order").rename_columns(
         [name if column == "step" else column for column in made("order").column_names]
     )

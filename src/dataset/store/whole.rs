@@ -155,7 +155,7 @@ fn unnamed(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Returns the path that leads to an open file, be it without a name.
+/// Returns a path that leads to an open file, which may have no name.
 fn descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

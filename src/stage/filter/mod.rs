@@ -135,7 +135,7 @@ fn on_trajectories(
 /// Says how to write the condition `sql` on `what` with a decision on its nulls.
 fn remedy(what: &str, sql: &str) -> String {
     format!(
-        "decide what becomes of these {what}: `{{{what}: \"{sql}\", nulls: drop}}` drops them, and \
+        "choose what to do with these {what}: `{{{what}: \"{sql}\", nulls: drop}}` drops them, and \
          `nulls: keep` keeps them"
     )
 }

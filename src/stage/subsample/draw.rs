@@ -134,7 +134,7 @@ pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit>
         .map(|sql| {
             let nulls = given.nulls.unwrap_or_default();
             Condition::bind(&sql, context.trajectories, None, nulls, |_| {
-                "decide what becomes of these trajectories: `nulls: drop` drops them, and `nulls: \
+                "choose what to do with these trajectories: `nulls: drop` drops them, and `nulls: \
                  keep` keeps them all"
                     .to_owned()
             })

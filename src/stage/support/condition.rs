@@ -1,4 +1,4 @@
-//! Conditions of stages, and what becomes of the rows on which a condition is null.
+//! Conditions of stages, and what to do with the rows on which a condition is null.
 
 use std::collections::BTreeMap;
 
@@ -33,14 +33,14 @@ pub(in crate::stage) const FALSE: &str = "the condition was false";
 /// Reason for which rows are dropped.
 pub(in crate::stage) const NULL: &str = "the condition was null";
 
-/// An SQL condition, and what becomes of the rows on which it is null.
+/// An SQL condition, and what to do with the rows on which it is null.
 pub(in crate::stage) struct Condition {
     pub(in crate::stage) expression: Expression,
     pub(in crate::stage) nulls: Nulls,
     remedy: Remedy,
 }
 
-/// Says how to decide what becomes of the rows, given the text of the condition.
+/// Returns the hint about the option that decides about the rows, given the text of the condition.
 pub(in crate::stage) type Remedy = fn(&str) -> String;
 
 /// What a condition says of each row.
@@ -91,7 +91,7 @@ impl Condition {
         })
     }
 
-    /// Returns what the condition says of each step of a block, whatever becomes of its nulls.
+    /// Returns the value of the condition on each step of a block, before its nulls are handled.
     pub(in crate::stage) fn over(&self, block: &Block) -> Result<Verdicts> {
         let is_final = block.is_final()?.values();
         self.verdicts(&block.steps, &block.offsets, |unknown| unknown & &!is_final)

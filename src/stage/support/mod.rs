@@ -1,7 +1,7 @@
 //! What stages share. Nothing here is a stage:
 //!
 //! - [`columns`]: the columns that a stage may write, and what changes with them;
-//! - [`condition`]: conditions, and what becomes of rows on which they are null;
+//! - [`condition`]: conditions, and what to do with rows on which they are null;
 //! - [`cut`]: cutting trajectories into pieces;
 //! - [`infer`]: running models over steps, and binding the options that say how;
 //! - [`limit`]: bounds of actions, as the `clip` options give them;

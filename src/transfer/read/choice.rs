@@ -1,4 +1,4 @@
-//! The choice of what is read from a source: the options `only` and `skip`.
+//! The options `only` and `skip`: which columns, arrays or features of a source are read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

@@ -47,7 +47,7 @@ struct EndOfStep {
 
 impl EndFlags {
     /// Reads the flags of the step at `row`, which is step number `step` of its trajectory. If
-    /// `length` is given, the trajectory has so many steps.
+    /// `length` is given, the trajectory has that many steps.
     fn next(&mut self, row: u64, step: usize, length: Option<u64>) -> Result<EndOfStep> {
         let next =
             |flags: &mut Option<Box<Flags>>| flags.as_mut().map_or(Ok(false), |flags| flags.next());

@@ -340,7 +340,7 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Returns what becomes of the table's columns; `counts` tells whether the step numbers count
+    /// Returns the account of the table's columns. `counts` tells whether the step numbers count
     /// from 0 in every trajectory.
     pub(crate) fn account(&self, counts: bool) -> Account {
         let roles = &self.roles;

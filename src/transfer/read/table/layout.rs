@@ -320,7 +320,7 @@ impl Layout {
         Table::new(&self.exploded, roles, width)
     }
 
-    /// Adds to `account` what becomes of the columns that are no lists of steps.
+    /// Adds the columns that are not lists of steps to `account`.
     pub(super) fn account(&self, account: &mut Account) {
         for fact in &self.facts {
             account.keep(fact.name(), self.fact_name(fact.name()));

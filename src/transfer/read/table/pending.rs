@@ -66,7 +66,7 @@ impl Pending {
                     place(row)
                 ))
                 .hint(format!(
-                    "if the rows are those of several environments in turn, tell them apart with \
+                    "if the rows interleave several environments, tell them apart with \
                      `--environment {name} --sort`; otherwise leave the column out with `--skip \
                      {name}`"
                 )));
@@ -118,7 +118,7 @@ impl Pending {
                 ))
                 .hint(format!(
                     "drop one of the two rows, or choose another column with `--step COLUMN`; if \
-                     the rows are those of several trajectories in turn, name the column that \
+                     the rows interleave several trajectories, name the column that \
                      tells them apart with `--trajectory` or `--environment`, and sort with \
                      `--sort`{other}"
                 )));

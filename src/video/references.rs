@@ -24,6 +24,35 @@ pub(crate) fn reference() -> Fields {
 /// The metadata key of columns that refer to depth videos, whose frames are not pictures.
 pub(crate) const DEPTH: &str = "depth";
 
+/// The most seconds by which the time of a frame may differ from that of a reference, if the
+/// column does not say otherwise: `tolerance_s` of LeRobot's loader.
+pub(crate) const TOLERANCE: f64 = 1e-4;
+
+/// The metadata key of columns whose references have another tolerance than [`TOLERANCE`], in
+/// seconds.
+pub(crate) const TOLERANCE_KEY: &str = "tolerance";
+
+/// Returns the tolerance of the references of a column, in seconds.
+///
+/// # Errors
+///
+/// Returns an error if its metadata has a tolerance that is no positive number.
+pub(crate) fn tolerance(field: &Field) -> Result<f64> {
+    let Some(text) = field.metadata().get(TOLERANCE_KEY) else {
+        return Ok(TOLERANCE);
+    };
+    let seconds = text.parse::<f64>().ok();
+    seconds
+        .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "column `{}` has the tolerance `{text}`, which is no number of seconds",
+                field.name()
+            ))
+            .hint("import the videos again")
+        })
+}
+
 /// Whether a column refers to frames of videos.
 pub(crate) fn refers(field: &Field) -> bool {
     let DataType::Struct(parts) = field.data_type() else {
@@ -45,10 +74,20 @@ struct References {
     /// The content of the folder `root` when it was hashed.
     content: SourceContent,
     frames: Frames,
-    /// The columns, each with the height and width of its first video.
-    columns: Vec<(Field, [usize; 2])>,
+    columns: Vec<Camera>,
     /// What decoded frames depend on, for fingerprints.
     depends: String,
+}
+
+/// A column whose references become frames.
+#[derive(Debug)]
+struct Camera {
+    /// The column of frames.
+    field: Field,
+    /// Height and width of its first video.
+    size: [usize; 2],
+    /// The most seconds between the time of a reference and that of its frame.
+    tolerance: f64,
 }
 
 /// Returns `dataset` with decoded frames in place of its references to videos, or unchanged if
@@ -91,7 +130,11 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
             let size = Video::open(&video)?.size();
-            columns.push((pictures::field(field.name(), frames, size)?, size));
+            columns.push(Camera {
+                field: pictures::field(field.name(), frames, size)?,
+                size,
+                tolerance: tolerance(field)?,
+            });
         }
     }
     if columns.is_empty() {
@@ -160,9 +203,9 @@ fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
 
 impl References {
     /// Decodes the frames that a column refers to, from the files that were hashed.
-    fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
+    fn decode(&self, camera: &Camera, references: &StructArray) -> Result<ArrayRef> {
         let mut read = BTreeSet::new();
-        let decoded = self.frames(size, references, &mut read);
+        let decoded = self.frames(camera, references, &mut read);
         // A file that was replaced may have failed for that reason alone.
         for path in &read {
             self.content.ensure_file_unchanged(path)?;
@@ -173,7 +216,7 @@ impl References {
     /// Decodes the frames that a column refers to. Adds every file that is opened to `read`.
     fn frames(
         &self,
-        size: [usize; 2],
+        camera: &Camera,
         references: &StructArray,
         read: &mut BTreeSet<PathBuf>,
     ) -> Result<ArrayRef> {
@@ -181,7 +224,7 @@ impl References {
             references.column(0).as_string::<i32>(),
             references.column(1).as_primitive::<Float64Type>(),
         );
-        let mut pictures = Pictures::new(self.frames, size, references.len())?;
+        let mut pictures = Pictures::new(self.frames, camera.size, references.len())?;
         let mut open: Option<(&str, Video)> = None;
         for row in 0..references.len() {
             if references.is_null(row) {
@@ -199,7 +242,7 @@ impl References {
                     open.insert((path, Video::open(&file)?))
                 }
             };
-            pictures.push(video, times.value(row))?;
+            pictures.push(video, times.value(row), camera.tolerance)?;
         }
         pictures.finish()
     }
@@ -209,15 +252,16 @@ impl Decode for References {
     fn field(&self, stored: &Field) -> Option<Field> {
         self.columns
             .iter()
-            .find(|(field, _)| field.name() == stored.name())
-            .map(|(field, _)| field.clone())
+            .find(|camera| camera.field.name() == stored.name())
+            .map(|camera| camera.field.clone())
     }
 
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-        let known = self.columns.iter().find(|(field, _)| field.name() == name);
-        let (_, size) =
-            known.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
-        self.decode(*size, stored.as_struct())
+        let mut cameras = self.columns.iter();
+        let camera = cameras
+            .find(|camera| camera.field.name() == name)
+            .ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
+        self.decode(camera, stored.as_struct())
             .map_err(|error| error.at(format!("column `{name}`")))
     }
 

@@ -5,9 +5,14 @@
 //! [`Video`] is then a type without values.
 
 #[cfg(feature = "video")]
+mod demux;
+#[cfg(feature = "video")]
 mod ffmpeg;
 mod pictures;
+#[cfg(feature = "video")]
+mod probe;
 mod references;
+mod timeline;
 #[cfg(not(feature = "video"))]
 mod without;
 
@@ -15,14 +20,18 @@ pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
 pub(crate) use references::{DEPTH, TOLERANCE, reference, refers};
 
+pub(crate) use timeline::Timeline;
+
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::Video;
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::version;
+#[cfg(feature = "video")]
+pub(crate) use probe::timeline;
 #[cfg(not(feature = "video"))]
 pub(crate) use without::Video;
 #[cfg(not(feature = "video"))]
-pub(crate) use without::version;
+pub(crate) use without::{timeline, version};
 
 /// How the frames of videos are stored.
 #[derive(

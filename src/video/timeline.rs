@@ -33,7 +33,9 @@ impl Timeline {
             let wanted = |frame: usize| first + frame as f64 / rate;
             let off = |(frame, time): (usize, &f64)| (time - wanted(frame)).abs();
             let times = self.times.iter().enumerate();
-            times.map(off).all(|off| off <= self.unit + ROUNDING)
+            // A unit as long as a frame would explain a frame that is missing.
+            let most = self.unit.min(0.25 / rate) + ROUNDING;
+            times.map(off).all(|off| off <= most)
         };
         let rates = self.declared.into_iter().chain([mean.round(), ntsc, mean]);
         rates
@@ -49,27 +51,33 @@ impl Timeline {
     }
 
     /// Returns the frames that are shown at 0, 1/`rate`, 2/`rate` … seconds after the first one,
-    /// until the last one ends: at each time the last frame that began at or before it. The last
-    /// frame is shown as long as the one before it, or for 1/`rate` if it is the only one.
+    /// until the last one ends: at each time the last frame that began at or before it. If the file
+    /// has a constant rate, it is exact, and not rounded as times in the file are. The last frame is
+    /// shown as long as the one before it, or for 1/`rate` if it is the only one.
     pub(crate) fn resampled(&self, rate: f64) -> Vec<usize> {
         let (Some(first), Some(last)) = (self.times.first(), self.times.last()) else {
             return Vec::new();
         };
-        let before = self.times.len().checked_sub(2).map(|at| self.times[at]);
-        let end = last - first + before.map_or(1.0 / rate, |before| last - before);
+        let own = self.rate();
+        let count = self.times.len();
+        let begins = |frame: usize| own.map_or(self.times[frame] - first, |own| frame as f64 / own);
+        let end = match (own, count) {
+            (Some(own), _) => count as f64 / own,
+            (None, 1) => 1.0 / rate,
+            (None, _) => 2.0 * last - first - self.times[count - 2],
+        };
         let mut frames = Vec::new();
         let mut at = 0;
-        // Half of the rounding in the file is allowed for, so that a frame at 0.033 s is shown at
-        // 1/30 s.
-        let slack = (self.unit + ROUNDING).min(0.5 / rate);
-        while frames.len() as f64 / rate < end - slack {
-            let time = first + frames.len() as f64 / rate + slack;
-            while self.times.get(at + 1).is_some_and(|next| *next <= time) {
+        loop {
+            let time = frames.len() as f64 / rate + ROUNDING;
+            if time >= end && !frames.is_empty() {
+                return frames;
+            }
+            while at + 1 < count && begins(at + 1) <= time {
                 at += 1;
             }
             frames.push(at);
         }
-        frames
     }
 }
 
@@ -98,6 +106,8 @@ mod tests {
         assert_eq!(video(exact(ntsc), 1e-5, None).rate(), Some(ntsc));
         assert_eq!(video(exact(12.5), 1e-5, None).rate(), Some(12.5));
         assert_eq!(video([0.0, 0.1, 0.3], 1e-4, Some(10.0)).rate(), None);
+        let coarse = [0, 1, 2, 4].map(|frame| f64::from(frame) / 30.0);
+        assert_eq!(video(coarse, 1.0 / 30.0, Some(30.0)).rate(), None);
         assert_eq!(video([0.0], 1e-4, Some(10.0)).rate(), Some(10.0));
         assert_eq!(video([0.0], 1e-4, None).rate(), None);
     }

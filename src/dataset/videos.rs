@@ -25,6 +25,35 @@ pub(crate) fn reference() -> Fields {
 /// The metadata key of columns that refer to depth videos, whose frames are not pictures.
 pub(crate) const DEPTH: &str = "depth";
 
+/// The most seconds by which the time of a frame may differ from that of a reference, if the
+/// column does not say otherwise: `tolerance_s` of LeRobot's loader.
+pub(crate) const TOLERANCE: f64 = 1e-4;
+
+/// The metadata key of columns whose references have another tolerance than [`TOLERANCE`], in
+/// seconds.
+pub(crate) const TOLERANCE_KEY: &str = "tolerance";
+
+/// Returns the tolerance of the references of a column, in seconds.
+///
+/// # Errors
+///
+/// Returns an error if its metadata has a tolerance that is no positive number.
+pub(crate) fn tolerance(field: &Field) -> Result<f64> {
+    let Some(text) = field.metadata().get(TOLERANCE_KEY) else {
+        return Ok(TOLERANCE);
+    };
+    let seconds = text.parse::<f64>().ok();
+    seconds
+        .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "column `{}` has the tolerance `{text}`, which is no number of seconds",
+                field.name()
+            ))
+            .hint("import the videos again")
+        })
+}
+
 /// Whether a column refers to frames of videos.
 pub(crate) fn refers(field: &Field) -> bool {
     let DataType::Struct(parts) = field.data_type() else {

@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{Field, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
-use crate::dataset::videos::{DEPTH, refers};
+use crate::dataset::videos::{DEPTH, refers, tolerance};
 use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
@@ -25,10 +25,20 @@ struct References {
     /// dataset owns the videos, whose hashes its manifest lists.
     content: Option<SourceContent>,
     frames: Frames,
-    /// The columns, each with the height and width of its first video.
-    columns: Vec<(Field, [usize; 2])>,
+    columns: Vec<Camera>,
     /// What decoded frames depend on, for fingerprints.
     depends: String,
+}
+
+/// A column whose references become frames.
+#[derive(Debug)]
+struct Camera {
+    /// The column of frames.
+    field: Field,
+    /// Height and width of its first video.
+    size: [usize; 2],
+    /// The most seconds between the time of a reference and that of its frame.
+    tolerance: f64,
 }
 
 /// Returns `dataset` with decoded frames in place of its references to videos, or with references
@@ -70,7 +80,11 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
             let size = Video::open(&video)?.size();
-            columns.push((pictures::field(field.name(), frames, size)?, size));
+            columns.push(Camera {
+                field: pictures::field(field.name(), frames, size)?,
+                size,
+                tolerance: tolerance(field)?,
+            });
         }
     }
     if columns.is_empty() {
@@ -127,9 +141,9 @@ fn first_path(dataset: &Dataset, name: &str) -> Result<Option<String>> {
 
 impl References {
     /// Decodes the frames that a column refers to, from the files that were hashed.
-    fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
+    fn decode(&self, camera: &Camera, references: &StructArray) -> Result<ArrayRef> {
         let mut read = BTreeSet::new();
-        let decoded = self.frames(size, references, &mut read);
+        let decoded = self.frames(camera, references, &mut read);
         // A file that was replaced may have failed for that reason alone.
         for path in &read {
             self.verify(path)?;
@@ -150,7 +164,7 @@ impl References {
     /// Decodes the frames that a column refers to. Adds every file that is opened to `read`.
     fn frames(
         &self,
-        size: [usize; 2],
+        camera: &Camera,
         references: &StructArray,
         read: &mut BTreeSet<String>,
     ) -> Result<ArrayRef> {
@@ -158,7 +172,7 @@ impl References {
             references.column(0).as_string::<i32>(),
             references.column(1).as_primitive::<Float64Type>(),
         );
-        let mut pictures = Pictures::new(self.frames, size, references.len())?;
+        let mut pictures = Pictures::new(self.frames, camera.size, references.len())?;
         let mut open: Option<(&str, Video)> = None;
         for row in 0..references.len() {
             if references.is_null(row) {
@@ -175,7 +189,7 @@ impl References {
                     open.insert((path, Video::open(&self.dataset.video(path)?)?))
                 }
             };
-            pictures.push(video, times.value(row))?;
+            pictures.push(video, times.value(row), camera.tolerance)?;
         }
         pictures.finish()
     }
@@ -185,15 +199,16 @@ impl Decode for References {
     fn field(&self, stored: &Field) -> Option<Field> {
         self.columns
             .iter()
-            .find(|(field, _)| field.name() == stored.name())
-            .map(|(field, _)| field.clone())
+            .find(|camera| camera.field.name() == stored.name())
+            .map(|camera| camera.field.clone())
     }
 
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-        let known = self.columns.iter().find(|(field, _)| field.name() == name);
-        let (_, size) =
-            known.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
-        self.decode(*size, stored.as_struct())
+        let mut cameras = self.columns.iter();
+        let camera = cameras
+            .find(|camera| camera.field.name() == name)
+            .ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
+        self.decode(camera, stored.as_struct())
             .map_err(|error| error.at(format!("column `{name}`")))
     }
 

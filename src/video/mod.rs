@@ -18,7 +18,8 @@ mod without;
 
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
-pub(crate) use references::{DEPTH, TOLERANCE, reference, refers};
+
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
 
 pub(crate) use timeline::Timeline;
 

@@ -61,13 +61,13 @@ def test_soft_links_are_followed(tmp_path, libver, more):
         file["infos/speed"] = h5py.SoftLink("/kept/again")
         file["kept/again"] = h5py.SoftLink("elsewhere")
         file["all"] = h5py.SoftLink("infos")
-    # So many columns take long, so most of them are left out.
-    many = [f"{group}/number_*{digit}" for group in ("infos", "all") for digit in "1359"]
-    imported(tmp_path, *[word for name in many if more > 100 for word in ("--skip", name)])
+    # So many columns take long, so few of them are read.
+    few = ["observations", "actions", "rewards", "kept", "*/speed", "*/number_*77"]
+    imported(tmp_path, *[word for name in few if more > 100 for word in ("--only", name)])
     with h5py.File(tmp_path / "in.hdf5") as file:
         names = list(file["infos"])
         check(len(names) == 1 + more - more // 2, "the links of the file")
-        names = [name for name in names if more <= 100 or name.endswith("7") or name == "speed"]
+        names = [name for name in names if more <= 100 or name.endswith("77") or name == "speed"]
         expected = {f"{group}/{name}" for group in ("infos", "all") for name in names}
         for name in expected:
             equal(values(tmp_path, name), file[name][()], name)

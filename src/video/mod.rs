@@ -5,24 +5,39 @@
 //! [`Video`] is then a type without values.
 
 #[cfg(feature = "video")]
+mod cut;
+#[cfg(feature = "video")]
+mod encode;
+#[cfg(feature = "video")]
 mod ffmpeg;
+mod output;
 mod pictures;
 mod references;
+#[cfg(feature = "video")]
+mod still;
 #[cfg(not(feature = "video"))]
 mod without;
 
+pub(crate) use output::{Codec, Images, VideoFiles};
+pub(crate) use output::{Encoding, Extent, Run};
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
 pub(crate) use references::{DEPTH, reference, refers};
 
 #[cfg(feature = "video")]
+pub(crate) use cut::{cut, extent};
+#[cfg(feature = "video")]
+pub(crate) use encode::Encoder;
+#[cfg(feature = "video")]
 pub(crate) use ffmpeg::Video;
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::version;
-#[cfg(not(feature = "video"))]
-pub(crate) use without::Video;
+#[cfg(feature = "video")]
+pub(crate) use still::still;
 #[cfg(not(feature = "video"))]
 pub(crate) use without::version;
+#[cfg(not(feature = "video"))]
+pub(crate) use without::{Encoder, Video, cut, extent, still};
 
 /// How the frames of videos are stored.
 #[derive(

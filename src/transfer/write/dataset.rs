@@ -5,6 +5,7 @@
 //! Steps without an action are refused, dropped or filled before the writer receives them, as the
 //! user chose, unless the format has nulls.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -207,6 +208,14 @@ impl<'w> OutgoingDataset<'w> {
         &self.passes.dataset.manifest
     }
 
+    /// Returns the file that a reference of the dataset names by `path`: see [`Dataset::video`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::video`].
+    pub fn video(&self, path: &str) -> Result<PathBuf> {
+        Ok(self.passes.dataset.path.join(path))
+    }
+
     /// Returns the values of `action_source` that a format without text has a flag for.
     pub(crate) fn flagged_sources(&self) -> Vec<&'static str> {
         self.passes.flagged_sources()
@@ -220,6 +229,23 @@ impl<'w> OutgoingDataset<'w> {
     /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         self.passes.start(columns)
+    }
+
+    /// Starts a pass through a column of frames. The caller reports its progress with
+    /// [`OutgoingDataset::advance`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`OutgoingDataset::pass`].
+    pub(crate) fn frames(&self, column: &str) -> Result<Pass<'_>> {
+        Ok(self.passes.start(Some(&[column]))?.unreported())
+    }
+
+    /// Reports that `rows` more rows of the present pass are done.
+    ///
+    /// # Errors
+    /// Returns an error if the observer returns one.
+    pub(crate) fn advance(&self, rows: u64) -> Result<()> {
+        (self.passes.watch)(Some(rows))
     }
 }
 

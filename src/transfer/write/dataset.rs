@@ -270,6 +270,23 @@ impl<'w> OutgoingDataset<'w> {
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         self.passes.start(columns)
     }
+
+    /// Starts a pass through a column of frames. The caller reports its progress with
+    /// [`OutgoingDataset::advance`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`OutgoingDataset::pass`].
+    pub(crate) fn frames(&self, column: &str) -> Result<Pass<'_>> {
+        Ok(self.passes.start(Some(&[column]))?.unreported())
+    }
+
+    /// Reports that `rows` more rows of the present pass are done.
+    ///
+    /// # Errors
+    /// Returns an error if the observer returns one.
+    pub(crate) fn advance(&self, rows: u64) -> Result<()> {
+        (self.passes.watch)(Some(rows))
+    }
 }
 
 #[cfg(test)]

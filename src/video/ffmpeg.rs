@@ -13,6 +13,7 @@ use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame, log, media};
 
+use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
@@ -50,6 +51,7 @@ pub(crate) fn version() -> Result<String> {
 /// An open video file.
 pub(crate) struct Video {
     path: PathBuf,
+    threads: usize,
     input: format::context::Input,
     stream: usize,
     /// The unit of the stream's times, in seconds.
@@ -67,13 +69,14 @@ pub(crate) struct Video {
 }
 
 impl Video {
-    /// Opens the video at `path`.
+    /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
+    /// cores for 0.
     ///
     /// # Errors
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open(path: &Path) -> Result<Video> {
+    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
@@ -97,6 +100,7 @@ impl Video {
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
                 context.set_threading(threading::Config {
                     kind: threading::Type::Frame,
+                    count: threads,
                     ..threading::Config::default()
                 });
                 context.decoder().video()
@@ -104,6 +108,7 @@ impl Video {
         let decoder = decoder.map_err(|error| failed("the video cannot be decoded", error))?;
         Ok(Video {
             path: path.to_owned(),
+            threads,
             input,
             stream: at,
             unit,
@@ -137,25 +142,48 @@ impl Video {
     ///
     /// Returns an error if there is no such frame, or if the file is damaged.
     pub(crate) fn frame(&mut self, seconds: f64, frames: Frames, out: &mut Vec<u8>) -> Result<()> {
+        if frames != Frames::Png {
+            let picture = self.picture(seconds)?;
+            picture.rows().for_each(|row| out.extend_from_slice(row));
+            return Ok(());
+        }
+        self.picture(seconds)?;
+        self.encode(out)
+            .map_err(|error| self.cannot_convert(seconds, error))
+    }
+
+    /// Returns the frame at `seconds`. Frames in the order of their times are found without going
+    /// back.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such frame, or if the file is damaged.
+    pub(crate) fn picture(&mut self, seconds: f64) -> Result<Picture<'_>> {
         if let Err(error) = self.find(seconds) {
             // The position of the decoder is unknown now: seek before the next frame.
             self.at = None;
             return Err(error);
         }
-        let appended = self.convert().and_then(|()| match frames {
-            Frames::Png => self.encode(out),
-            Frames::Array | Frames::Reference => {
-                self.copy(out);
-                Ok(())
-            }
-        });
-        appended.map_err(|error| {
-            Error::failed(format!(
-                "{}: the frame at {seconds:.4} s cannot be converted: {error}",
-                self.path.display()
-            ))
-            .hint("re-encode the video as yuv420p")
+        if let Err(error) = self.convert() {
+            return Err(self.cannot_convert(seconds, error));
+        }
+        let Some(picture) = &self.picture else {
+            return Err(self.cannot_convert(seconds, ffmpeg_next::Error::InvalidData));
+        };
+        Ok(Picture {
+            height: picture.height() as usize,
+            width: picture.width() as usize,
+            stride: picture.stride(0),
+            rgb: picture.data(0),
         })
+    }
+
+    /// The error for a frame that cannot be converted.
+    fn cannot_convert(&self, seconds: f64, error: ffmpeg_next::Error) -> Error {
+        Error::failed(format!(
+            "{}: the frame at {seconds:.4} s cannot be converted: {error}",
+            self.path.display()
+        ))
+        .hint("re-encode the video as yuv420p")
     }
 
     /// Decodes up to the frame at `seconds`.
@@ -215,7 +243,7 @@ impl Video {
                 return Ok(());
             }
         }
-        *self = Video::open(&self.path)?;
+        *self = Video::open(&self.path, self.threads)?;
         self.advance()
     }
 
@@ -283,17 +311,6 @@ impl Video {
             }
         }
         Ok(())
-    }
-
-    /// Appends the rows of the picture.
-    fn copy(&self, out: &mut Vec<u8>) {
-        if let Some(picture) = &self.picture {
-            let rows = picture
-                .data(0)
-                .chunks(picture.stride(0))
-                .take(picture.height() as usize);
-            rows.for_each(|row| out.extend_from_slice(&row[..3 * picture.width() as usize]));
-        }
     }
 
     /// Appends the picture as a PNG file.
@@ -380,8 +397,9 @@ impl Rgb {
         );
         graph.add(&found("buffer")?, "in", &source)?;
         graph.add(&found("buffersink")?, "out", "")?;
-        let scale =
-            format!("scale=flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24");
+        let scale = format!(
+            "scale=threads=1:flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24"
+        );
         graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
         graph.validate()?;
         Ok(Rgb { format, graph })

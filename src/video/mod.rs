@@ -8,12 +8,16 @@
 mod ffmpeg;
 mod pictures;
 mod references;
+mod resize;
 #[cfg(not(feature = "video"))]
 mod without;
 
 pub(crate) use pictures::{Pictures, field};
+pub(crate) use references::DEPTH;
 pub(crate) use references::decoded;
-pub(crate) use references::{DEPTH, reference, refers};
+pub(crate) use resize::{Filter, Resize};
+
+pub(crate) use crate::dataset::frames::{reference, refers};
 
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::Video;

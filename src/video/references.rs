@@ -5,45 +5,26 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type};
+use arrow::datatypes::{Field, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
+use crate::dataset::frames::{FrameReader, LAZY, Picture, Place, refers};
 use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
-/// Returns the fields of a reference to a frame: a file relative to the source, and the time in
-/// seconds from its beginning.
-pub(crate) fn reference() -> Fields {
-    Fields::from(vec![
-        Field::new("path", DataType::Utf8, false),
-        Field::new("timestamp", DataType::Float64, false),
-    ])
-}
-
 /// The metadata key of columns that refer to depth videos, whose frames are not pictures.
 pub(crate) const DEPTH: &str = "depth";
-
-/// Whether a column refers to frames of videos.
-pub(crate) fn refers(field: &Field) -> bool {
-    let DataType::Struct(parts) = field.data_type() else {
-        return false;
-    };
-    let same = |(part, own): (&Arc<Field>, &Arc<Field>)| {
-        (part.name(), part.data_type()) == (own.name(), own.data_type())
-    };
-    parts.len() == 2 && parts.iter().zip(&reference()).all(same)
-}
 
 /// The number of rows that are read at once in search of the first reference of a column.
 const SEARCH_ROWS: u64 = 4096;
 
 /// The columns whose references become frames.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct References {
     root: PathBuf,
     /// The content of the folder `root` when it was hashed.
-    content: SourceContent,
+    content: Arc<SourceContent>,
     frames: Frames,
     /// The columns, each with the height and width of its first video.
     columns: Vec<(Field, [usize; 2])>,
@@ -90,8 +71,10 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
             let video = resolve(root, &path)?;
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
-            let size = Video::open(&video)?.size();
-            columns.push((pictures::field(field.name(), frames, size)?, size));
+            let size = Video::open(&video, 1)?.size();
+            let mut made = pictures::field(field.name(), frames, size)?;
+            made.metadata_mut().insert(LAZY.to_owned(), String::new());
+            columns.push((made, size));
         }
     }
     if columns.is_empty() {
@@ -105,7 +88,7 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     } else {
         "array"
     };
-    let content = SourceContent::of(root)?;
+    let content = Arc::new(SourceContent::of(root)?);
     let depends = format!("{how} by {version} of {}", content.hash());
     Ok(dataset.decoding(Arc::new(References {
         root: root.to_owned(),
@@ -196,7 +179,7 @@ impl References {
                     // FFmpeg would wait for the writer of a FIFO.
                     self.content.ensure_file_unchanged(&file)?;
                     read.insert(file.clone());
-                    open.insert((path, Video::open(&file)?))
+                    open.insert((path, Video::open(&file, 0)?))
                 }
             };
             pictures.push(video, times.value(row))?;
@@ -221,7 +204,51 @@ impl Decode for References {
             .map_err(|error| error.at(format!("column `{name}`")))
     }
 
+    fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
+        Ok(Box::new(Reader {
+            root: self.root.clone(),
+            content: Arc::clone(&self.content),
+            threads,
+            open: None,
+            file: None,
+        }))
+    }
+
     fn depends(&self) -> &str {
         &self.depends
+    }
+}
+
+/// Reads single frames, with one video open at a time.
+struct Reader {
+    root: PathBuf,
+    content: Arc<SourceContent>,
+    threads: usize,
+    open: Option<(Arc<str>, Video)>,
+    /// The file that is open, or that could not be opened.
+    file: Option<PathBuf>,
+}
+
+impl FrameReader for Reader {
+    fn frame(&mut self, place: &Place) -> Result<Picture<'_>> {
+        let open = match self.open.take().filter(|(path, _)| *path == place.path) {
+            Some(open) => open,
+            None => {
+                self.finish()?;
+                let file = resolve(&self.root, &place.path)?;
+                // FFmpeg would wait for the writer of a FIFO.
+                self.content.ensure_file_unchanged(&file)?;
+                let file = self.file.insert(file);
+                (Arc::clone(&place.path), Video::open(file, self.threads)?)
+            }
+        };
+        let (_, video) = self.open.insert(open);
+        video.picture(place.seconds)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.open = None;
+        let file = self.file.take();
+        file.map_or(Ok(()), |file| self.content.ensure_file_unchanged(&file))
     }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
+use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
@@ -30,7 +31,7 @@ fn absent() -> Error {
 pub(crate) struct Video(Infallible);
 
 impl Video {
-    pub(crate) fn open(_: &Path) -> Result<Video> {
+    pub(crate) fn open(_: &Path, _: usize) -> Result<Video> {
         Err(absent())
     }
 
@@ -39,6 +40,10 @@ impl Video {
     }
 
     pub(crate) fn size(&self) -> [usize; 2] {
+        match self.0 {}
+    }
+
+    pub(crate) fn picture(&mut self, _: f64) -> Result<Picture<'_>> {
         match self.0 {}
     }
 

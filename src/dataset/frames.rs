@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Float64Array, Int32Array, StringArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Float64Type};
+use arrow::datatypes::Float64Type;
 
 use super::Block;
+use super::videos::{refers, tolerance};
 use crate::error::Result;
 
 /// A decoded frame: RGB with 8 bits per channel.
@@ -119,14 +120,6 @@ pub(crate) const SOURCE: &str = "__frame_source";
 /// written.
 pub(crate) const LAZY: &str = "lazy";
 
-/// The metadata key of a column of references with the most seconds by which the time of a frame
-/// may differ.
-pub(crate) const TOLERANCE: &str = "tolerance";
-
-/// The most seconds by which the time of a frame may differ unless a column says otherwise:
-/// `tolerance_s` of LeRobot's loader.
-const USUAL_TOLERANCE: f64 = 1e-4;
-
 /// The references of a block's column.
 #[derive(Debug)]
 pub(crate) struct References {
@@ -153,14 +146,11 @@ impl References {
         };
         let column = block.steps.column(index).as_struct();
         let sources = block.trajectories.column_by_name(SOURCE);
-        let tolerance = field.metadata().get(TOLERANCE);
         Ok(Some(References {
             paths: column.column(0).as_string::<i32>().clone(),
             seconds: column.column(1).as_primitive::<Float64Type>().clone(),
             nulls: column.nulls().cloned(),
-            tolerance: tolerance
-                .and_then(|seconds| seconds.parse().ok())
-                .unwrap_or(USUAL_TOLERANCE),
+            tolerance: tolerance(field)?,
             ids: block.ids()?.to_vec(),
             sources: sources.and_then(|sources| sources.as_primitive_opt().cloned()),
         }))
@@ -195,24 +185,4 @@ impl References {
         };
         rows.map(place).collect()
     }
-}
-
-/// Returns the fields of a reference to a frame: a file relative to the source, and the time in
-/// seconds from its beginning.
-pub(crate) fn reference() -> Fields {
-    Fields::from(vec![
-        Field::new("path", DataType::Utf8, false),
-        Field::new("timestamp", DataType::Float64, false),
-    ])
-}
-
-/// Whether a column refers to frames of videos.
-pub(crate) fn refers(field: &Field) -> bool {
-    let DataType::Struct(parts) = field.data_type() else {
-        return false;
-    };
-    let same = |(part, own): (&Arc<Field>, &Arc<Field>)| {
-        (part.name(), part.data_type()) == (own.name(), own.data_type())
-    };
-    parts.len() == 2 && parts.iter().zip(&reference()).all(same)
 }

@@ -10,7 +10,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::concat;
 use arrow::datatypes::{Field, Int32Type, Schema};
 
-use crate::dataset::frames::{SOURCE, refers};
+use crate::dataset::frames::SOURCE;
+use crate::dataset::videos::refers;
 use crate::dataset::{Block, Dataset, schema};
 use crate::error::{Error, Result};
 use crate::plan::Phase;
@@ -62,7 +63,9 @@ impl Lazy {
             return steps.clone();
         }
         let known = |field: &Arc<Field>| {
-            let made = |(_, made): &&(Field, Field)| made == field.as_ref();
+            let made = |(_, made): &&(Field, Field)| {
+                (made.name(), made.data_type()) == (field.name(), field.data_type())
+            };
             let column = self.columns.iter().find(made);
             column.map_or_else(|| Arc::clone(field), |(stored, _)| Arc::new(stored.clone()))
         };

@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use crate::dataset::frames::{Feed, Frame, FrameReader, Frames, Needs, Place, Work};
 use crate::dataset::{Dataset, Decode};
 use crate::error::{Error, Result, caught};
+use crate::video;
 
 /// The bytes of decoded frames that are kept if no memory budget is given.
 const KEPT: usize = 192 << 20;
@@ -27,7 +28,7 @@ const TURN: usize = 8;
 /// Decodes the frames of the sources of a phase.
 #[derive(Debug)]
 pub(super) struct Pull {
-    sources: Vec<Option<Arc<dyn Decode>>>,
+    sources: Vec<Arc<dyn Decode>>,
     threads: usize,
     kept: usize,
 }
@@ -35,7 +36,10 @@ pub(super) struct Pull {
 impl Pull {
     /// Returns what decodes the frames of `sources` with `threads` threads.
     pub(super) fn new(sources: &[Dataset], threads: usize, memory: Option<usize>) -> Pull {
-        let by = |source: &Dataset| Some(Arc::clone(&source.decoded.as_ref()?.by));
+        let by = |source: &Dataset| match &source.decoded {
+            Some(decoded) => Arc::clone(&decoded.by),
+            None => video::follow(source, None),
+        };
         Pull {
             sources: sources.iter().map(by).collect(),
             threads: threads.max(1),
@@ -43,13 +47,9 @@ impl Pull {
         }
     }
 
-    fn reader(&self, source: usize, threads: usize) -> Result<Box<dyn FrameReader>> {
-        let decode = self.sources.get(source).and_then(Option::as_ref);
-        let decode = decode.ok_or_else(|| {
-            Error::failed("the videos that a column refers to are not known")
-                .hint("set `videos` of the source to the dataset that it was imported from")
-        })?;
-        decode.reader(threads)
+    fn reader(&self, source: usize) -> Result<&Arc<dyn Decode>> {
+        let source = self.sources.get(source);
+        source.ok_or_else(|| Error::failed("a reference belongs to no source"))
     }
 }
 
@@ -274,7 +274,8 @@ impl Shared<'_> {
             }
             Turn::Open(feed, frames) => {
                 let source = self.feeds[feed].places[frames.start].source;
-                match self.pull.reader(source, self.each) {
+                let opened = self.pull.reader(source);
+                match opened.and_then(|source| source.reader(self.each)) {
                     Ok(reader) => self.decode(feed, frames, reader),
                     Err(error) => Done::Decoded(feed, frames.start, Vec::new(), Err(error)),
                 }
@@ -480,7 +481,7 @@ mod tests {
 
     fn pull(fake: Fake, threads: usize, kept: usize) -> Pull {
         Pull {
-            sources: vec![Some(Arc::new(fake) as Arc<dyn Decode>)],
+            sources: vec![Arc::new(fake) as Arc<dyn Decode>],
             threads,
             kept,
         }

@@ -13,11 +13,10 @@ mod resize;
 mod without;
 
 pub(crate) use pictures::{Pictures, field};
-pub(crate) use references::DEPTH;
-pub(crate) use references::decoded;
+pub(crate) use references::{decoded, follow, following};
 pub(crate) use resize::{Filter, Resize};
 
-pub(crate) use crate::dataset::frames::{reference, refers};
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
 
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::Video;

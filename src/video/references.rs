@@ -1,20 +1,18 @@
 //! References to frames of videos, and datasets that are read with the frames in their place.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{Field, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
-use crate::dataset::frames::{FrameReader, LAZY, Picture, Place, refers};
+use crate::dataset::frames::{FrameReader, LAZY, Picture, Place};
+use crate::dataset::videos::{DEPTH, refers, tolerance};
 use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
-
-/// The metadata key of columns that refer to depth videos, whose frames are not pictures.
-pub(crate) const DEPTH: &str = "depth";
 
 /// The number of rows that are read at once in search of the first reference of a column.
 const SEARCH_ROWS: u64 = 4096;
@@ -22,59 +20,77 @@ const SEARCH_ROWS: u64 = 4096;
 /// The columns whose references become frames.
 #[derive(Debug, Clone)]
 struct References {
-    root: PathBuf,
-    /// The content of the folder `root` when it was hashed.
-    content: Arc<SourceContent>,
+    /// The dataset with the references.
+    dataset: Dataset,
+    /// The content of the folder that references are relative to when it was hashed; `None` if the
+    /// dataset owns the videos, whose hashes its manifest lists.
+    content: Option<Arc<SourceContent>>,
     frames: Frames,
-    /// The columns, each with the height and width of its first video.
-    columns: Vec<(Field, [usize; 2])>,
+    columns: Vec<Camera>,
     /// What decoded frames depend on, for fingerprints.
     depends: String,
 }
 
-/// Returns `dataset` with decoded frames in place of its references to videos, or unchanged if
-/// `frames` keeps references. The paths of references are relative to the folder `videos`.
+/// A column whose references become frames.
+#[derive(Debug, Clone)]
+struct Camera {
+    /// The column of frames.
+    field: Field,
+    /// Height and width of its first video.
+    size: [usize; 2],
+    /// The most seconds between the time of a reference and that of its frame.
+    tolerance: f64,
+}
+
+/// Returns `dataset` with decoded frames in place of its references to videos, or with references
+/// if `frames` keeps them. The paths of references to videos that the dataset does not own are
+/// relative to the folder `videos`.
 ///
 /// # Errors
 ///
-/// Returns an error if only one of `frames` and `videos` is given, no column refers to a video, the
-/// first video of a column cannot be opened, or this build has no decoder.
+/// Returns an error if `videos` is needed and absent, or given and not a folder, no column refers
+/// to a video, the first video of a column cannot be opened, or this build has no decoder.
 pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
-    let root = match (frames, videos) {
-        (Frames::Reference, None) => return Ok(dataset),
-        (Frames::Reference, Some(_)) => {
-            return Err(Error::usage("`videos` is given without `frames`").hint(
-                "add `frames: array` or `frames: png` (`--frames array` or `--frames png`)",
-            ));
-        }
-        (_, None) => {
-            return Err(Error::usage("`frames` is given without `videos`").hint(
-                "set `videos` to the LeRobot dataset that this one was imported from: references \
-                 to videos are relative to it",
-            ));
-        }
-        (_, Some(root)) => root,
-    };
-    let version = version()?;
-    if !files::is_dir(root)? {
-        return Err(
-            Error::failed(format!("no such folder: {}", root.display())).hint(
-                "set `videos` to the LeRobot dataset that this one was imported from: references \
-                 to videos are relative to it",
-            ),
-        );
+    const REMEDY: &str = "set `videos` to the LeRobot dataset that this one was imported from: \
+                          references to videos are relative to it";
+    if let Some(root) = videos
+        && !files::is_dir(root)?
+    {
+        return Err(Error::failed(format!("no such folder: {}", root.display())).hint(REMEDY));
     }
+    let dataset = dataset.with_videos(videos.map(Path::to_owned));
+    let any = |refers: &dyn Fn(&Field) -> bool| dataset.steps.fields().iter().any(|at| refers(at));
+    if frames == Frames::Reference {
+        if videos.is_some() && !any(&refers) {
+            return Err(
+                Error::usage("`videos` is given, but no column refers to a video")
+                    .hint("leave out `videos`"),
+            );
+        }
+        return match videos {
+            Some(root) => Ok(following(dataset, SourceContent::of(root)?)),
+            None => Ok(dataset),
+        };
+    }
+    if videos.is_none() && dataset.manifest.videos.is_empty() && any(&refers) {
+        return Err(Error::usage("`frames` is given without `videos`").hint(REMEDY));
+    }
+    let version = version()?;
     let refer = |field: &&Arc<Field>| refers(field) && !field.metadata().contains_key(DEPTH);
     let mut columns = Vec::new();
     for field in dataset.steps.fields().iter().filter(refer) {
         if let Some(path) = first_path(&dataset, field.name())? {
-            let video = resolve(root, &path)?;
+            let video = dataset.video(&path)?;
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
             let size = Video::open(&video, 1)?.size();
             let mut made = pictures::field(field.name(), frames, size)?;
             made.metadata_mut().insert(LAZY.to_owned(), String::new());
-            columns.push((made, size));
+            columns.push(Camera {
+                field: made,
+                size,
+                tolerance: tolerance(field)?,
+            });
         }
     }
     if columns.is_empty() {
@@ -88,15 +104,41 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     } else {
         "array"
     };
-    let content = Arc::new(SourceContent::of(root)?);
-    let depends = format!("{how} by {version} of {}", content.hash());
-    Ok(dataset.decoding(Arc::new(References {
-        root: root.to_owned(),
+    let content = videos.map(SourceContent::of).transpose()?;
+    let content = content.map(Arc::new);
+    let of = content
+        .as_ref()
+        .map_or(&dataset.hash[..], |content| content.hash());
+    let depends = format!("{how} by {version} of {of}");
+    Ok(dataset.clone().decoding(Arc::new(References {
+        dataset,
         content,
         frames,
         columns,
         depends,
     })))
+}
+
+/// Returns `dataset` with references that can be followed. `content` is the content of the folder
+/// that they are relative to when it was hashed.
+pub(crate) fn following(dataset: Dataset, content: SourceContent) -> Dataset {
+    let by = follow(&dataset, Some(content));
+    dataset.decoding(by)
+}
+
+/// Returns what reads the frames that `dataset` refers to. `content` is the content of the folder
+/// that references are relative to when it was hashed; `None` if the dataset owns its videos.
+pub(crate) fn follow(dataset: &Dataset, content: Option<SourceContent>) -> Arc<dyn Decode> {
+    let of = content
+        .as_ref()
+        .map_or(&dataset.hash[..], SourceContent::hash);
+    Arc::new(References {
+        depends: format!("references to {of}"),
+        dataset: dataset.clone(),
+        content: content.map(Arc::new),
+        frames: Frames::Reference,
+        columns: Vec::new(),
+    })
 }
 
 /// Returns the first file that the column `name` refers to; `None` if it has no reference.
@@ -126,45 +168,40 @@ fn first_path(dataset: &Dataset, name: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Returns the file that a reference names, which must not lie outside `root`.
-fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
-    if Path::new(path)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-    {
-        return Ok(root.join(path));
-    }
-    Err(Error::failed(format!(
-        "a reference names `{path}`, a file outside {}",
-        root.display()
-    ))
-    .hint("references are relative to the dataset that was imported: import it again"))
-}
-
 impl References {
     /// Decodes the frames that a column refers to, from the files that were hashed.
-    fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
+    fn decode(&self, camera: &Camera, references: &StructArray) -> Result<ArrayRef> {
         let mut read = BTreeSet::new();
-        let decoded = self.frames(size, references, &mut read);
+        let decoded = self.frames(camera, references, &mut read);
         // A file that was replaced may have failed for that reason alone.
         for path in &read {
-            self.content.ensure_file_unchanged(path)?;
+            self.verify(path)?;
         }
         decoded
+    }
+
+    /// Verifies that the bytes of the video at the path of a reference are those that were hashed.
+    fn verify(&self, path: &str) -> Result<()> {
+        match &self.content {
+            Some(content) if self.dataset.owned_video(path).is_none() => {
+                content.ensure_file_unchanged(&self.dataset.video(path)?)
+            }
+            _ => self.dataset.verify_video(path),
+        }
     }
 
     /// Decodes the frames that a column refers to. Adds every file that is opened to `read`.
     fn frames(
         &self,
-        size: [usize; 2],
+        camera: &Camera,
         references: &StructArray,
-        read: &mut BTreeSet<PathBuf>,
+        read: &mut BTreeSet<String>,
     ) -> Result<ArrayRef> {
         let (paths, times) = (
             references.column(0).as_string::<i32>(),
             references.column(1).as_primitive::<Float64Type>(),
         );
-        let mut pictures = Pictures::new(self.frames, size, references.len())?;
+        let mut pictures = Pictures::new(self.frames, camera.size, references.len())?;
         let mut open: Option<(&str, Video)> = None;
         for row in 0..references.len() {
             if references.is_null(row) {
@@ -175,14 +212,13 @@ impl References {
             let (_, video) = match open.take() {
                 Some(video) if video.0 == path => open.insert(video),
                 _ => {
-                    let file = resolve(&self.root, path)?;
                     // FFmpeg would wait for the writer of a FIFO.
-                    self.content.ensure_file_unchanged(&file)?;
-                    read.insert(file.clone());
-                    open.insert((path, Video::open(&file, 0)?))
+                    self.verify(path)?;
+                    read.insert(path.to_owned());
+                    open.insert((path, Video::open(&self.dataset.video(path)?, 0)?))
                 }
             };
-            pictures.push(video, times.value(row))?;
+            pictures.push(video, times.value(row), camera.tolerance)?;
         }
         pictures.finish()
     }
@@ -192,22 +228,22 @@ impl Decode for References {
     fn field(&self, stored: &Field) -> Option<Field> {
         self.columns
             .iter()
-            .find(|(field, _)| field.name() == stored.name())
-            .map(|(field, _)| field.clone())
+            .find(|camera| camera.field.name() == stored.name())
+            .map(|camera| camera.field.clone())
     }
 
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-        let known = self.columns.iter().find(|(field, _)| field.name() == name);
-        let (_, size) =
-            known.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
-        self.decode(*size, stored.as_struct())
+        let mut cameras = self.columns.iter();
+        let camera = cameras
+            .find(|camera| camera.field.name() == name)
+            .ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
+        self.decode(camera, stored.as_struct())
             .map_err(|error| error.at(format!("column `{name}`")))
     }
 
     fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
         Ok(Box::new(Reader {
-            root: self.root.clone(),
-            content: Arc::clone(&self.content),
+            references: self.clone(),
             threads,
             open: None,
             file: None,
@@ -221,12 +257,11 @@ impl Decode for References {
 
 /// Reads single frames, with one video open at a time.
 struct Reader {
-    root: PathBuf,
-    content: Arc<SourceContent>,
+    references: References,
     threads: usize,
     open: Option<(Arc<str>, Video)>,
-    /// The file that is open, or that could not be opened.
-    file: Option<PathBuf>,
+    /// The path of the video that is open, or that could not be opened.
+    file: Option<Arc<str>>,
 }
 
 impl FrameReader for Reader {
@@ -235,20 +270,20 @@ impl FrameReader for Reader {
             Some(open) => open,
             None => {
                 self.finish()?;
-                let file = resolve(&self.root, &place.path)?;
                 // FFmpeg would wait for the writer of a FIFO.
-                self.content.ensure_file_unchanged(&file)?;
-                let file = self.file.insert(file);
-                (Arc::clone(&place.path), Video::open(file, self.threads)?)
+                self.references.verify(&place.path)?;
+                self.file = Some(Arc::clone(&place.path));
+                let file = self.references.dataset.video(&place.path)?;
+                (Arc::clone(&place.path), Video::open(&file, self.threads)?)
             }
         };
         let (_, video) = self.open.insert(open);
-        video.picture(place.seconds)
+        video.picture(place.seconds, place.tolerance)
     }
 
     fn finish(&mut self) -> Result<()> {
         self.open = None;
         let file = self.file.take();
-        file.map_or(Ok(()), |file| self.content.ensure_file_unchanged(&file))
+        file.map_or(Ok(()), |file| self.references.verify(&file))
     }
 }

@@ -802,10 +802,8 @@ mod tests {
                 trajectories: &trajectories,
                 models: &models,
             };
-            labeller(&json!({"model": "current"}), &context)
-                .unwrap()
-                .ensemble
-                .depends()
+            let labeller = labeller(&json!({"model": "current"}), &context).unwrap();
+            labeller.ensemble.depends(&labeller.inputs)
         };
         let known = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let rten = depends(Runtime::embedded());

@@ -410,7 +410,7 @@ impl Transform for Labeller {
     }
 
     fn depends(&self) -> BTreeMap<String, String> {
-        self.ensemble.depends()
+        self.ensemble.depends(&self.inputs)
     }
 
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {

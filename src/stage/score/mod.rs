@@ -220,7 +220,7 @@ impl Transform for Scorer {
     }
 
     fn depends(&self) -> BTreeMap<String, String> {
-        self.ensemble.depends()
+        self.ensemble.depends(&self.inputs)
     }
 
     fn apply(&self, mut block: Block, tally: &mut Tally) -> Result<Block> {

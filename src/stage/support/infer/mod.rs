@@ -28,6 +28,7 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec, listed};
+use crate::video;
 
 pub(in crate::stage) use column::{Column, Numbers, Values};
 pub(in crate::stage) use frames::Shown;
@@ -272,8 +273,10 @@ impl Ensemble {
             .collect()
     }
 
-    /// Returns what predictions depend on besides options and data, for the fingerprint.
-    pub(in crate::stage) fn depends(&self) -> BTreeMap<String, String> {
+    /// Returns what predictions from `inputs` depend on besides options and data, for the
+    /// fingerprint.
+    pub(in crate::stage) fn depends(&self, inputs: &[Input]) -> BTreeMap<String, String> {
+        let frames = inputs.iter().any(|input| input.shown().is_some());
         let models = self.names.iter().zip(&self.specs).flat_map(|(name, spec)| {
             let file = |(location, hash): (&String, &String)| match location.as_str() {
                 "" => (format!("file {name}"), hash.clone()),
@@ -300,6 +303,7 @@ impl Ensemble {
         let said = [
             ("precision", tf32.or(narrowed)),
             ("random", random.map(|spec| spec.random.join("; "))),
+            ("frames", frames.then(video::version).and_then(Result::ok)),
         ];
         let said = said
             .into_iter()

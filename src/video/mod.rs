@@ -13,7 +13,7 @@ mod resize;
 mod without;
 
 pub(crate) use pictures::{Pictures, field};
-pub(crate) use references::{decoded, follow, following};
+pub(crate) use references::{decoded, follow, imported, planned};
 pub(crate) use resize::{Filter, Resize};
 
 pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};

@@ -51,6 +51,16 @@ struct Camera {
 /// Returns an error if `videos` is needed and absent, or given and not a folder, no column refers
 /// to a video, the first video of a column cannot be opened, or this build has no decoder.
 pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
+    decoded_of(dataset, frames, videos, &|root| SourceContent::of(root))
+}
+
+/// Returns what [`decoded`] returns, with the content of the folder `videos` that `content` gives.
+fn decoded_of(
+    dataset: Dataset,
+    frames: Frames,
+    videos: Option<&Path>,
+    content: &dyn Fn(&Path) -> Result<SourceContent>,
+) -> Result<Dataset> {
     const REMEDY: &str = "set `videos` to the LeRobot dataset that this one was imported from: \
                           references to videos are relative to it";
     if let Some(root) = videos
@@ -68,7 +78,10 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
             );
         }
         return match videos {
-            Some(root) => Ok(following(dataset, SourceContent::of(root)?)),
+            Some(root) => {
+                let by = follow(&dataset, Some(content(root)?));
+                Ok(dataset.decoding(by))
+            }
             None => Ok(dataset),
         };
     }
@@ -104,7 +117,7 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     } else {
         "array"
     };
-    let content = videos.map(SourceContent::of).transpose()?;
+    let content = videos.map(content).transpose()?;
     let content = content.map(Arc::new);
     let of = content
         .as_ref()
@@ -119,11 +132,60 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     })))
 }
 
-/// Returns `dataset` with references that can be followed. `content` is the content of the folder
-/// that they are relative to when it was hashed.
-pub(crate) fn following(dataset: Dataset, content: SourceContent) -> Dataset {
-    let by = follow(&dataset, Some(content));
-    dataset.decoding(by)
+/// Returns `dataset`, which was imported from the folder `root`, with decoded frames, or with
+/// references that can be followed. `content` is that of the folder when it was imported.
+///
+/// # Errors
+/// Returns the errors of [`decoded`].
+pub(crate) fn imported(
+    dataset: Dataset,
+    frames: Frames,
+    root: &Path,
+    content: &SourceContent,
+) -> Result<Dataset> {
+    if !dataset.steps.fields().iter().any(|field| refers(field)) {
+        return Ok(dataset);
+    }
+    decoded_of(dataset, frames, Some(root), &|_| Ok(content.clone()))
+}
+
+/// Frames of a dataset that is yet to be imported.
+#[derive(Debug)]
+struct Planned {
+    fields: Vec<Field>,
+    depends: String,
+}
+
+impl Decode for Planned {
+    fn field(&self, stored: &Field) -> Option<Field> {
+        let mut fields = self.fields.iter();
+        fields.find(|field| field.name() == stored.name()).cloned()
+    }
+
+    fn column(&self, name: &str, _: &ArrayRef) -> Result<ArrayRef> {
+        Err(Error::failed(format!(
+            "the column `{name}` is yet to be imported"
+        )))
+    }
+
+    fn depends(&self) -> &str {
+        &self.depends
+    }
+}
+
+/// Returns what will decode the columns of frames `fields` of a source with the given content.
+///
+/// # Errors
+/// Returns an error if this build has no decoder.
+pub(crate) fn planned(fields: Vec<Field>, content: &SourceContent) -> Result<Arc<dyn Decode>> {
+    let lazy = |mut field: Field| {
+        field.metadata_mut().insert(LAZY.to_owned(), String::new());
+        field
+    };
+    Ok(Arc::new(Planned {
+        depends: format!("frames by {} of {}", version()?, content.hash()),
+        fields: fields.into_iter().map(lazy).collect(),
+    }))
 }
 
 /// Returns what reads the frames that `dataset` refers to. `content` is the content of the folder

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use crate::stage::support::infer::bind::{Files, Precision};
+use crate::stage::support::infer::pixels::FrameOptions;
 use crate::stage::support::infer::state::Carried;
 
 /// Adds or replaces columns of `steps` with the outputs of any ONNX model: rewards, values,
@@ -25,6 +26,11 @@ pub(super) struct Score {
     /// `observation`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, Fed>>,
+    /// How inputs get frames, such as `{size: [224, 224], scale: unit}`: the size to resize to, the
+    /// order of axes, scale, mean and standard deviation. One form for all inputs with frames, or
+    /// one for each by name, such as `{img: {size: [224, 224]}}`. Default: frames as they are.
+    #[serde(default)]
+    pub(super) frames: Option<FrameOptions>,
     /// State of a recurrent model: the output that each state input takes its values from at the
     /// next step, such as `{h: h_out}`. It is zero at the first step of a trajectory, or what
     /// `start` says, as in `{h: {output: h_out, start: 0.5}}`.
@@ -52,7 +58,9 @@ pub(super) struct Score {
     #[serde(default)]
     pub(super) reduce: Reduce,
     /// Rows per batch. The last bits of scores may depend on it. Default: the model's own batch
-    /// size if it is fixed, else 64 for a recurrent model, 512 on a CPU and 16384 on a GPU.
+    /// size if it is fixed, else 64 for a recurrent model, 512 on a CPU and 16384 on a GPU. With
+    /// frames, as many rows as 4,194,304 values of the inputs hold (67,108,864 on a GPU), if these
+    /// are fewer.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) batch: Option<usize>,

@@ -22,7 +22,8 @@ pub(crate) use output::{Codec, Images, VideoFiles};
 pub(crate) use output::{Encoding, Extent, Run};
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
-pub(crate) use references::{DEPTH, reference, refers};
+
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
 
 #[cfg(feature = "video")]
 pub(crate) use cut::{cut, extent};

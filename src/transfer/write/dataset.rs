@@ -213,7 +213,18 @@ impl<'w> OutgoingDataset<'w> {
     /// # Errors
     /// Returns the errors of [`Dataset::video`].
     pub fn video(&self, path: &str) -> Result<PathBuf> {
-        Ok(self.passes.dataset.path.join(path))
+        self.passes.dataset.video(path)
+    }
+
+    /// Returns the same file after verifying its bytes, if the dataset owns it and this process has
+    /// not done so already.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::video`], and an error if the bytes are not those that the
+    /// manifest lists.
+    pub(crate) fn verified_video(&self, path: &str) -> Result<PathBuf> {
+        self.passes.dataset.verify_video(path)?;
+        self.video(path)
     }
 
     /// Returns the values of `action_source` that a format without text has a flag for.
@@ -319,6 +330,7 @@ mod tests {
                 ..shard.statistics.clone()
             },
             shards: vec![shard],
+            videos: Vec::new(),
             lineage: Lineage::default(),
         };
         store::write(

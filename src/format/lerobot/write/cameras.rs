@@ -9,15 +9,10 @@ use super::names::feature_name;
 use super::source_infos::declared;
 use super::videos::CameraVideos;
 use crate::dataset::schema::step;
+use crate::dataset::videos::{DEPTH, TOLERANCE, tolerance};
 use crate::error::{Error, Result};
 use crate::transfer::write::Written;
-use crate::video::{DEPTH, Encoding};
-
-/// The seconds by which LeRobot's loader lets a frame differ from the time of its row.
-const TOLERANCE: f64 = 1e-4;
-
-/// The metadata key of a column whose frames were found with another tolerance.
-const TOLERANCE_KEY: &str = "tolerance";
+use crate::video::Encoding;
 
 /// A video feature that is written.
 pub(crate) struct Camera {
@@ -72,11 +67,13 @@ impl Camera {
         } else {
             camera_name(field, infos)
         };
-        let tolerance = field
-            .metadata()
-            .get(TOLERANCE_KEY)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(TOLERANCE);
+        let tolerance = tolerance(field)?;
+        if tolerance > TOLERANCE {
+            written.cannot_hold(
+                format!("the tolerance of `{column}`"),
+                format!("not written: load the dataset with `tolerance_s={tolerance}`"),
+            );
+        }
         Ok(Camera {
             declared: agreed(&name, infos, written)?,
             column: column.clone(),

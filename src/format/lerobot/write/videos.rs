@@ -173,11 +173,14 @@ struct CameraWriter<'a> {
 struct Rows<'a> {
     paths: &'a StringArray,
     times: &'a Float64Array,
+    /// The most seconds by which the time of a frame may differ.
+    tolerance: f64,
 }
 
 impl Rows<'_> {
     /// Returns the run that the frames are, if they follow one another in one file.
-    fn run(&self, fps: f64, tolerance: f64) -> Option<Run> {
+    fn run(&self, fps: f64) -> Option<Run> {
+        let tolerance = self.tolerance;
         let (path, from) = (self.paths.value(0), self.times.value(0));
         let follows = (0..self.times.len()).all(|row| {
             let due = from + row as f64 / fps;
@@ -266,9 +269,10 @@ impl CameraWriter<'_> {
         let rows = Rows {
             paths: parts.column(0).as_string::<i32>(),
             times: parts.column(1).as_primitive::<Float64Type>(),
+            tolerance,
         };
         let stated = Stated::of(trajectory, [&self.camera.name, &self.camera.column]);
-        let run = rows.run(self.fps, tolerance);
+        let run = rows.run(self.fps);
         let is_whole = stated
             .as_ref()
             .is_some_and(|stated| run.is_some() && stated.frames == length as u64);
@@ -332,6 +336,7 @@ impl CameraWriter<'_> {
         match extent {
             Extent::Whole => self.place(path, &to)?,
             Extent::Cut => {
+                self.outgoing.verified_video(path)?;
                 create_folder(&to)?;
                 video::cut(&from, &to, run)?;
             }
@@ -376,12 +381,13 @@ impl CameraWriter<'_> {
         let (_, video) = match self.decoder.take() {
             Some(open) if open.0 == path => self.decoder.insert(open),
             _ => {
-                let file = self.outgoing.video(path)?;
+                let file = self.outgoing.verified_video(path)?;
                 self.decoder.insert((path.to_owned(), Video::open(&file)?))
             }
         };
         self.rgb.clear();
-        video.frame(rows.times.value(row), Frames::Array, &mut self.rgb)?;
+        let at = rows.times.value(row);
+        video.frame(at, rows.tolerance, Frames::Array, &mut self.rgb)?;
         let size = video.size();
         self.videos.size.get_or_insert(size);
         Ok(size)

@@ -98,7 +98,9 @@ fn entry(
             info.insert("has_audio".to_owned(), json!(false));
         }
     }
-    info.insert("video.fps".to_owned(), whole_if_possible(fps));
+    if videos.encoded == videos.episodes.len() || !info.contains_key("video.fps") {
+        info.insert("video.fps".to_owned(), whole_if_possible(fps));
+    }
     if camera.depth {
         let is_marked = ["is_depth_map", "video.is_depth_map", "is_depth"]
             .iter()

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, Float64Array, StringArray};
 use arrow::datatypes::{Float64Type, UInt8Type};
+use serde_json::{Map, Value};
 
 use super::camera_videos::{CameraVideos, EpisodeVideo};
 use super::cameras::{Camera, CameraFrames};
 use super::features::{Feature, Origin};
 use super::frame_statistics::{Sample, Stated};
+use super::source_infos::source_infos;
 use super::stats::Summary;
 use crate::dataset::schema::trajectory;
 use crate::dataset::store;
@@ -35,6 +37,12 @@ pub(crate) fn write_videos(
     options: &WriteOptions,
     written: &mut Written,
 ) -> Result<Vec<CameraVideos>> {
+    let sources = source_infos(&outgoing.manifest().lineage.source_metadata);
+    let is_v2 = |info: &&Map<String, Value>| {
+        let version = info.get("codebase_version").and_then(Value::as_str);
+        version.is_some_and(|version| version.starts_with("v2"))
+    };
+    let per_episode = !sources.is_empty() && sources.iter().all(is_v2);
     let mut all = Vec::new();
     for camera in cameras {
         let writer = CameraWriter {
@@ -46,7 +54,7 @@ pub(crate) fn write_videos(
             files: options.videos.unwrap_or_default(),
             encoding: options.encoding(),
             linked: HashMap::new(),
-            uses: HashMap::new(),
+            per_episode,
             count: 0,
             open: None,
             decoder: None,
@@ -86,8 +94,8 @@ struct CameraWriter<'a> {
     encoding: Encoding,
     /// The numbers of the files that are part of the output, by the paths of references.
     linked: HashMap<String, u64>,
-    /// The number of episodes that refer to a file, for v2.1.
-    uses: HashMap<String, u64>,
+    /// Whether every source has a file for each episode.
+    per_episode: bool,
     /// The number of files so far, in v3.0.
     count: u64,
     /// The video that is being encoded, and the number of its file.
@@ -128,10 +136,6 @@ impl Rows<'_> {
 impl CameraWriter<'_> {
     /// Writes the videos of every episode.
     fn write(mut self) -> Result<CameraVideos> {
-        let references = matches!(self.camera.frames, CameraFrames::References { .. });
-        if references && self.version == Version::V21 {
-            self.count_uses()?;
-        }
         for trajectory in self.outgoing.frames(&self.camera.column)? {
             let trajectory = trajectory?;
             if trajectory.length == 0 {
@@ -152,21 +156,6 @@ impl CameraWriter<'_> {
             encoder.finish()?;
         }
         Ok(self.videos)
-    }
-
-    /// Counts the episodes that refer to each file.
-    fn count_uses(&mut self) -> Result<()> {
-        for trajectory in self.outgoing.pass(Some(&[&self.camera.column]))? {
-            let trajectory = trajectory?;
-            let Some(column) = trajectory.column(&self.camera.column) else {
-                continue;
-            };
-            let paths = column.as_struct().column(0).as_string::<i32>();
-            if let Some(path) = (!paths.is_empty()).then(|| paths.value(0)) {
-                *self.uses.entry(path.to_owned()).or_insert(0) += 1;
-            }
-        }
-        Ok(())
     }
 
     /// Writes the frames that an episode refers to.
@@ -190,7 +179,7 @@ impl CameraWriter<'_> {
                 "{what}, but LeRobot needs a frame of every camera for every step"
             ))
             .hint(format!(
-                "drop such episodes or steps with `filter: '\"{0}\" IS NOT NULL'`, or leave the \
+                "drop such steps with `filter: {{steps: '\"{0}\" IS NOT NULL'}}`, or leave the \
                  camera out with `columns`, or import with `--skip {0}`",
                 self.camera.column
             )));
@@ -256,9 +245,9 @@ impl CameraWriter<'_> {
             return Ok(Some(at((number / CHUNK, number % CHUNK), run.from)));
         }
         let to = self.file(self.videos.episodes.len() as u64);
-        let is_own = is_whole && run.from == 0.0 && self.uses.get(path) == Some(&1);
         let from = self.outgoing.video(path)?;
-        let extent = if is_own {
+        let is_own = self.per_episode && is_whole && run.from == 0.0;
+        let extent = if is_own && video::version().is_err() {
             Extent::Whole
         } else {
             video::extent(&from, run)?

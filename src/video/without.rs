@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::video::{Encoding, Extent, Frames, Run};
+use crate::video::{Encoding, Extent, Frames, Run, Timeline};
 
 /// Returns the name and the version of the decoder.
 ///
@@ -25,6 +25,15 @@ fn absent() -> Error {
         "install FFmpeg's libraries (on Debian: apt-get install libavcodec-dev libavfilter-dev \
          libavformat-dev libclang-dev pkg-config) and build again with `--features video`",
     )
+}
+
+/// Finds the frames of a video file.
+///
+/// # Errors
+///
+/// Always returns an error: this build has no decoder.
+pub(crate) fn timeline(_: &Path) -> Result<Timeline> {
+    Err(absent())
 }
 
 /// A video, of which there are no values.

@@ -18,6 +18,7 @@ use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, Manifest};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::models::{CODES, Models};
 use crate::transfer::write::WriteOptions;
 
 /// The columns that may need a validity column, each with the name of that column.
@@ -90,6 +91,7 @@ impl<'w> OutgoingDataset<'w> {
             unlabelled,
             fill: options.fill,
             masks: Vec::new(),
+            models: None,
             carried,
             watch,
         };
@@ -129,6 +131,38 @@ impl<'w> OutgoingDataset<'w> {
     pub(super) fn whole(mut self, whole: Option<fn(&Field) -> bool>) -> OutgoingDataset<'w> {
         self.passes.whole = whole;
         self
+    }
+
+    /// Replaces the column `action_model`, if there is one, by codes into
+    /// [`OutgoingDataset::models`] in all later passes, for a format without text.
+    ///
+    /// # Errors
+    /// Returns an error if the dataset cannot be read, or if it has a column with the name of the
+    /// codes.
+    pub(super) fn coded(mut self) -> Result<OutgoingDataset<'w>> {
+        let Ok(at) = self.passes.steps.index_of(step::ACTION_MODEL) else {
+            return Ok(self);
+        };
+        if self.passes.steps.index_of(CODES).is_ok() {
+            return Err(Error::failed(format!(
+                "the dataset already has a column `{CODES}`, the name of the column that says \
+                 which model predicted an action"
+            ))
+            .hint("drop it first with `materialise: {columns: …}`"));
+        }
+        let columns = self.pass(Some(&[step::ACTION_MODEL]))?.map(|trajectory| {
+            let column = trajectory?
+                .steps
+                .column_by_name(step::ACTION_MODEL)
+                .cloned();
+            column.ok_or_else(|| Error::failed("the column `action_model` was not read"))
+        });
+        let models = Models::of(columns)?;
+        let mut fields = self.passes.steps.fields().to_vec();
+        fields[at] = Arc::new(Models::field());
+        self.passes.steps = Arc::new(Schema::new(fields));
+        self.passes.models = Some(models);
+        Ok(self)
     }
 
     /// Returns whether the column `name` is null in some step.
@@ -225,6 +259,12 @@ impl<'w> OutgoingDataset<'w> {
     pub(crate) fn verified_video(&self, path: &str) -> Result<PathBuf> {
         self.passes.dataset.verify_video(path)?;
         self.video(path)
+    }
+
+    /// Returns the table of models that codes point into; `None` unless codes are written in place
+    /// of `action_model`.
+    pub(crate) fn models(&self) -> Option<&Models> {
+        self.passes.models.as_ref()
     }
 
     /// Returns the values of `action_source` that a format without text has a flag for.

@@ -13,6 +13,7 @@ use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::models::{CODES, Models};
 
 /// One trajectory that a writer receives.
 #[derive(Debug, Clone)]
@@ -75,6 +76,8 @@ pub(super) struct Passes<'w> {
     pub(super) steps: SchemaRef,
     /// The columns whose validity columns are written, each with the name of that column.
     pub(super) masks: Vec<(&'static str, &'static str)>,
+    /// The table of models, if codes are written in place of `action_model`.
+    pub(super) models: Option<Models>,
     /// The columns of [`OutgoingTrajectory::about`].
     pub(super) carried: SchemaRef,
     pub(super) unlabelled: Unlabelled,
@@ -105,6 +108,7 @@ impl Passes<'_> {
     pub(super) fn start(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
+        let is_coded = |name: &str| self.models.is_some() && name == CODES;
         let wanted: Vec<String> = match columns {
             None => self
                 .dataset
@@ -114,7 +118,10 @@ impl Passes<'_> {
                 .map(|field| field.name().clone())
                 .collect(),
             Some(names) => {
-                if let Some(name) = names.iter().find(|name| !known(name) && !masked(name)) {
+                if let Some(name) = names
+                    .iter()
+                    .find(|name| !known(name) && !masked(name) && !is_coded(name))
+                {
                     return Err(Error::failed(format!(
                         "there is no column `{name}` to write"
                     )));
@@ -136,6 +143,7 @@ impl Passes<'_> {
             .collect();
         let fills =
             self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
+        let codes = self.models.is_some() && columns.is_none_or(|names| names.contains(&CODES));
         let mut reads = wanted.clone();
         let mut also = |name: &str| {
             if !reads.iter().any(|read| read == name) {
@@ -144,14 +152,20 @@ impl Passes<'_> {
         };
         also(step::IS_FINAL);
         masks.iter().for_each(|(name, _)| also(name));
+        if codes {
+            also(step::ACTION_MODEL);
+        }
         if self.unlabelled == Unlabelled::Drop {
             also(step::ACTION);
             also(step::TERMINATED);
             also(step::TRUNCATED);
         }
         let mut schema = Schema::new(Vec::<Field>::new());
-        let is_written =
-            |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
+        let is_written = |name: &String| {
+            wanted.contains(name)
+                || masks.iter().any(|(_, valid)| valid == name)
+                || codes && name == CODES
+        };
         for field in self
             .steps
             .fields()
@@ -167,6 +181,7 @@ impl Passes<'_> {
             reads,
             masks,
             fills,
+            codes,
             schema: Arc::new(schema),
             shards,
             open: None,
@@ -183,6 +198,7 @@ pub struct Pass<'a> {
     reads: Vec<String>,
     masks: Vec<(&'static str, &'static str)>,
     fills: bool,
+    codes: bool,
     schema: SchemaRef,
     shards: std::slice::Iter<'a, ShardEntry>,
     open: Option<Shard>,
@@ -362,7 +378,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Returns `steps` with columns that mark missing values, and with missing actions filled if
+    /// Returns `steps` with columns that mark missing values, with the codes of models, and with missing actions filled if
     /// the user wants that.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
@@ -380,6 +396,10 @@ impl Pass<'_> {
                 Field::new(*valid, DataType::Boolean, false),
                 Arc::new(flags),
             )?;
+        }
+        if let Some(models) = self.passes.models.as_ref().filter(|_| self.codes) {
+            let codes = models.encode(column(step::ACTION_MODEL)?)?;
+            filled = with_column(&filled, Models::field(), codes)?;
         }
         if self.fills {
             let action = column(step::ACTION)?;

@@ -19,7 +19,8 @@ pub(crate) fn version() -> Result<String> {
 /// The error for a build without a decoder.
 fn absent() -> Error {
     Error::usage(
-        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature `video`",
+        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature \
+         `video`",
     )
     .hint(
         "install FFmpeg's libraries (on Debian: apt-get install libavcodec-dev libavfilter-dev \

@@ -19,7 +19,7 @@ mod without;
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
 
-pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, TOLERANCE_KEY, reference, refers};
 
 pub(crate) use timeline::Timeline;
 

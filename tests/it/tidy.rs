@@ -34,7 +34,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("rten", &["model/embedded.rs"]),
     ("rten_tensor", &["model/embedded.rs"]),
     ("granit_parser", &["config/yaml.rs"]),
-    ("ffmpeg_next", &["video/ffmpeg.rs"]),
+    ("ffmpeg_next", &["video/"]),
     ("hdf5_pure", &["container/hdf5/"]),
     ("npyz", &["container/npz/"]),
     ("zip", &["container/npz/", "container/zarr/"]),

@@ -27,7 +27,7 @@ use crate::dataset::schema::step;
 use crate::dataset::{Account, files};
 use crate::error::{Error, Result};
 use crate::transfer::read::table::Found;
-use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source, no_effect};
 use crate::video::{self, Frames, Pictures, TOLERANCE, Timeline, Video};
 
 /// The registry entry.
@@ -124,6 +124,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         return Err(Error::failed(format!("{} is no folder", path.display()))
             .hint("give the folder that holds the videos"));
     }
+    if options.frames != options.frames.kind.into() {
+        let reason = "a step of a folder of videos refers to its frame exactly";
+        return Err(no_effect("frames: {at: …, tolerance: …}", reason));
+    }
     if let Some(fps) = options.fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
         return Err(
             Error::usage(format!("`fps` is {fps}, but it must be more than 0"))
@@ -172,7 +176,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint(format!("choose another name, such as `{CAMERA}`")),
         );
     }
-    let (field, size) = column(camera, options.frames, &found.files)?;
+    let (field, size) = column(camera, options.frames.kind, &found.files)?;
     let flag = |name: &str| Field::new(name, DataType::Boolean, false);
     let mut fields = vec![
         flag(step::TERMINATED),
@@ -199,7 +203,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         files: found.files,
         names,
         facts,
-        frames: options.frames,
+        frames: options.frames.kind,
         size,
         wanted: options.fps,
         rate: None,

@@ -105,6 +105,8 @@ struct VideoFolder {
     /// The path of each file in the folder.
     names: Vec<String>,
     facts: Facts,
+    /// The position of the column of frames.
+    camera: usize,
     frames: Frames,
     /// Height and width of the frames, if they are decoded.
     size: [usize; 2],
@@ -203,6 +205,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         files: found.files,
         names,
         facts,
+        camera: at,
         frames: options.frames.kind,
         size,
         wanted: options.fps,
@@ -302,7 +305,10 @@ impl VideoFolder {
         };
         let times: Vec<f64> = frames.iter().map(|frame| timeline.times[*frame]).collect();
         let rows = times.len();
-        let pixels = self.pixels(&self.files[at], key, times)?;
+        let camera = self.schema.field(self.camera).name();
+        let pixels = self
+            .pixels(&self.files[at], key, times)
+            .map_err(|error| error.at(format!("camera `{camera}`")))?;
         let flags = || -> ArrayRef { Arc::new(BooleanArray::from(vec![false; rows])) };
         let columns = self.schema.fields().iter().map(|field| -> ArrayRef {
             match field.name().as_str() {

@@ -83,12 +83,9 @@ impl Video {
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
         };
         let (input, at) = demux::open(path)?;
-        let stream = input.stream(at).ok_or_else(|| {
-            failed(
-                "the file has no video stream",
-                ffmpeg_next::Error::StreamNotFound,
-            )
-        })?;
+        let stream = input.stream(at);
+        let absent = || failed("the file has no video", ffmpeg_next::Error::StreamNotFound);
+        let stream = stream.ok_or_else(absent)?;
         let unit = f64::from(stream.time_base());
         let decoder =
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {

@@ -107,7 +107,7 @@ def test_frames_are_those_of_pyav(folder, tmp_path, kind):
 @pytest.mark.video
 @pytest.mark.parametrize("fps", [5, 12.5, 24, 30, 60])
 def test_resampling_shows_the_last_frame_at_or_before_a_time(folder, tmp_path, fps):
-    """The rule of torchcodec's `get_frames_played_at`, with times exact to the rounding of files."""
+    """The rule of torchcodec's `get_frames_played_at`, with times not rounded as in files."""
     trajmill("import", folder, tmp_path / "in", "--fps", fps)
     for name, clip in rows(tmp_path / "in").items():
         times, _ = decoded(str(folder / name))
@@ -219,7 +219,8 @@ def test_metadata_and_folders_are_facts_about_trajectories(tmp_path, kind):
 @pytest.mark.video
 def test_columns_are_named_by_map_and_the_task_comes_from_a_caption(tmp_path):
     root = clips(tmp_path / "clips", ["clip_9.mp4"])
-    write_metadata(root / "metadata.jsonl", [{"file_name": "clip_9.mp4", "text": "open", "length": 7}])
+    entry = {"file_name": "clip_9.mp4", "text": "open", "length": 7}
+    write_metadata(root / "metadata.jsonl", [entry])
     map_ = ["--map", "observation.images.top=video,task=text"]
     trajmill("import", root, tmp_path / "in", *map_)
     [row] = facts(tmp_path / "in")
@@ -328,6 +329,7 @@ def picture(path):
 
 
 SDP = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=x", "c=IN IP4 127.0.0.1", "m=video 5004 RTP/AVP 96"]
+HLS = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:10", "#EXTINF:10,", "other.mp4"]
 NO_VIDEO = "is no video, whatever its name says"
 HOSTILE = {
     "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
@@ -335,7 +337,7 @@ HOSTILE = {
     "ten-bytes": (lambda path: path.write_bytes(path.read_bytes()[:10]), "cannot"),
     "noise": (lambda path: path.write_bytes(oracle.seeded("noise").bytes(50_000)), "cannot"),
     "picture": (picture, NO_VIDEO),
-    "hls": (text("#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:10", "#EXTINF:10,", "other.mp4"), NO_VIDEO),
+    "hls": (text(*HLS), NO_VIDEO),
     "concat": (text("ffconcat version 1.0", "file other.mp4"), NO_VIDEO),
     "sdp": (text(*SDP), NO_VIDEO),
     "audio": (audio, "no video stream"),

@@ -31,7 +31,8 @@ impl Cameras {
     /// Opens the first video of each feature to learn the size of its frames, unless all features
     /// stay references.
     pub(crate) fn new(info: &Info, episodes: &[Episode], options: FrameOptions) -> Result<Cameras> {
-        if let Some(tolerance) = options.tolerance.filter(|tolerance| !(*tolerance > 0.0)) {
+        let is_wrong = |tolerance: &f64| !tolerance.is_finite() || *tolerance <= 0.0;
+        if let Some(tolerance) = options.tolerance.filter(is_wrong) {
             return Err(Error::usage(format!(
                 "`tolerance` is {tolerance}, but it must be more than 0"
             ))

@@ -246,7 +246,13 @@ fn find_own(
     let dataset = Dataset::open(&path)?;
     fingerprint.set("source", &dataset.hash);
     let videos = input.videos.as_ref().map(|videos| pipeline.locate(videos));
-    let dataset = video::decoded(dataset, input.options.frames, videos.as_deref())?;
+    if input.options.frames != input.options.frames.kind.into() {
+        let message = "`frames: {at: …, tolerance: …}` applies to LeRobot datasets, and this \
+                       source is a trajmill dataset";
+        let hint = "set it where the LeRobot dataset is imported";
+        return Err(Error::usage(message).hint(hint));
+    }
+    let dataset = video::decoded(dataset, input.options.frames.kind, videos.as_deref())?;
     if let Some(decoded) = &dataset.decoded {
         fingerprint.set("frames", decoded.by.depends());
     }

@@ -261,7 +261,7 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         return Err(Error::usage(message).hint(hint));
     }
     let name = source_name(&path).unwrap_or_default();
-    let format = format::resolve(input.format.as_deref(), &path)?;
+    let format = format::resolve(input.format.as_deref(), &path, &input.options)?;
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);

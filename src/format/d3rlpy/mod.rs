@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
+use crate::transfer::roundtrip::models::Models;
 use crate::transfer::write::{Writer, nulls};
 
 /// The registry entry.
@@ -42,6 +43,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &[],
         write: write::write,
         note: Some(note),
@@ -379,6 +381,10 @@ impl Source for Dump {
 
     fn account(&self) -> Account {
         self.choice.account(self.account.clone())
+    }
+
+    fn models(&self) -> Option<Models> {
+        self.envelope.as_ref()?.models.clone()
     }
 
     fn lost(&self) -> Option<u64> {

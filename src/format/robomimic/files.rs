@@ -182,11 +182,19 @@ impl DemoFiles {
         };
         let shared = |file: &DemoFile| {
             let envelope = file.envelope.as_ref();
-            envelope.map(|envelope| (envelope.about.clone(), envelope.columns.clone()))
+            envelope.map(|envelope| {
+                let Envelope {
+                    about,
+                    columns,
+                    models,
+                    ..
+                } = envelope;
+                (about.clone(), columns.clone(), models.clone())
+            })
         };
         if let Some(other) = rest.iter().find(|other| shared(other) != shared(first)) {
             return Err(Error::failed(format!(
-                "{} and {} were exported with different columns of trajectories",
+                "{} and {} were exported with different columns or models of actions",
                 first.path.display(),
                 other.path.display()
             ))

@@ -51,6 +51,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &["env"],
         write: write::write,
         note: Some(note),

@@ -296,15 +296,15 @@ fn find_foreign(
         return Err(Error::usage(message).hint(hint));
     }
     let name = source_name(&path).unwrap_or_default();
-    let format = format::resolve(input.format.as_deref(), &path)?;
+    let format = format::resolve(input.format.as_deref(), &path, &input.options)?;
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
     let source = format.open(&path, &input.options)?;
     let (about, mut steps) = (import::identified(&source.about()), source.schema());
     let mut options = input.options.clone();
-    options.frames = Frames::Reference;
-    let frames = match input.options.frames {
+    options.frames.kind = Frames::Reference;
+    let frames = match input.options.frames.kind {
         Frames::Reference => None,
         // Several sources are compared by the columns that an import writes.
         _ if !alone => None,

@@ -242,18 +242,18 @@ impl<'w> OutgoingDataset<'w> {
         &self.passes.dataset.manifest
     }
 
-    /// Returns the table of models that codes point into; `None` unless codes are written in place
-    /// of `action_model`.
-    pub(crate) fn models(&self) -> Option<&Models> {
-        self.passes.models.as_ref()
-    }
-
     /// Returns the file that a reference of the dataset names by `path`: see [`Dataset::video`].
     ///
     /// # Errors
     /// Returns the errors of [`Dataset::video`].
     pub fn video(&self, path: &str) -> Result<PathBuf> {
         self.passes.dataset.video(path)
+    }
+
+    /// Returns the table of models that codes point into; `None` unless codes are written in place
+    /// of `action_model`.
+    pub(crate) fn models(&self) -> Option<&Models> {
+        self.passes.models.as_ref()
     }
 
     /// Returns the values of `action_source` that a format without text has a flag for.
@@ -269,6 +269,23 @@ impl<'w> OutgoingDataset<'w> {
     /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         self.passes.start(columns)
+    }
+
+    /// Starts a pass through a column of frames. The caller reports its progress with
+    /// [`OutgoingDataset::advance`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`OutgoingDataset::pass`].
+    pub(crate) fn frames(&self, column: &str) -> Result<Pass<'_>> {
+        Ok(self.passes.start(Some(&[column]))?.unreported())
+    }
+
+    /// Reports that `rows` more rows of the present pass are done.
+    ///
+    /// # Errors
+    /// Returns an error if the observer returns one.
+    pub(crate) fn advance(&self, rows: u64) -> Result<()> {
+        (self.passes.watch)(Some(rows))
     }
 }
 

@@ -187,6 +187,7 @@ impl Passes<'_> {
             open: None,
             ready: VecDeque::new(),
             next: 0,
+            reports: true,
         })
     }
 }
@@ -203,6 +204,8 @@ pub struct Pass<'a> {
     open: Option<Shard>,
     ready: VecDeque<OutgoingTrajectory>,
     next: u64,
+    /// Whether the observer learns of each block.
+    reports: bool,
 }
 
 /// A shard that is being read.
@@ -215,6 +218,12 @@ struct Shard {
 }
 
 impl Pass<'_> {
+    /// Leaves the report of progress to the caller, who takes longer with the rows than the pass.
+    pub(super) fn unreported(mut self) -> Self {
+        self.reports = false;
+        self
+    }
+
     /// Opens a shard.
     fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
         let dataset = &self.passes.dataset;
@@ -289,7 +298,9 @@ impl Pass<'_> {
             }
         }
         let batch = shard.reader.read(&ranges, Some(&self.reads))?;
-        (self.passes.watch)(Some(rows))?;
+        if self.reports {
+            (self.passes.watch)(Some(rows))?;
+        }
         let about = shard.carried.slice(start, spans.len());
         let mut at = 0;
         let lengths: Vec<usize> = spans

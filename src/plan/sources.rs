@@ -61,6 +61,9 @@ pub(crate) struct SourceToImport {
     about: SchemaRef,
     /// The columns of steps that other sources have and this one lacks. They come out as null.
     pub absent: Vec<String>,
+    /// The columns of steps that get another type, so that it holds the values of all sources: the
+    /// name, and the new type in words.
+    pub converted: Vec<(String, String)>,
 }
 
 impl SourceToImport {
@@ -243,6 +246,12 @@ fn find_own(
         let hint = "leave it out, or name the source's format with `format`";
         return Err(Error::usage(message).hint(hint));
     }
+    if !files::exists(&path)? {
+        let message = format!("{} does not exist", path.display());
+        let hint =
+            "check the path; a pipeline's relative paths start at the folder of the pipeline file";
+        return Err(Error::failed(message).hint(hint));
+    }
     let dataset = Dataset::open(&path)?;
     fingerprint.set("source", &dataset.hash);
     let videos = input.videos.as_ref().map(|videos| pipeline.locate(videos));
@@ -275,6 +284,7 @@ fn find_own(
         names,
         about: import::identified(&about),
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         name: dataset.name.clone(),
@@ -338,6 +348,7 @@ fn find_foreign(
         names: Vec::new(),
         about,
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         dataset: None,
@@ -377,6 +388,7 @@ fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     for source in found {
         let import = &mut source.import;
         import.absent = union::missing(&steps, &import.steps);
+        import.converted = union::converted(&steps, &import.steps);
         import.steps = Arc::clone(&steps);
         import.about = Arc::clone(&about);
     }

@@ -168,6 +168,7 @@ fn dataset(variable: &str, block: &Block) -> (Dataset, Option<TempDir>) {
         columns: describe(&block.steps.schema()),
         statistics: shard.statistics.clone(),
         shards: vec![shard],
+        videos: Vec::new(),
         lineage: Lineage::default(),
     };
     store::write(

@@ -35,6 +35,11 @@ pub struct Manifest {
     pub statistics: Statistics,
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
+    /// The videos in the dataset's directory, in the order of their paths: exactly those that rows
+    /// refer to. References to other files are relative to the source. Older versions had no
+    /// videos of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub videos: Vec<VideoEntry>,
     /// The origin of the dataset.
     pub lineage: Lineage,
 }
@@ -224,6 +229,29 @@ pub struct FileEntry {
     pub blake3: String,
 }
 
+/// A video of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VideoEntry {
+    /// Path relative to the dataset: `videos/HASH.EXTENSION`.
+    pub path: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The blake3 hash of the file, in hexadecimal.
+    pub blake3: String,
+}
+
+impl VideoEntry {
+    /// Returns the video as a file without rows.
+    pub(crate) fn file(&self) -> FileEntry {
+        FileEntry {
+            path: self.path.clone(),
+            rows: 0,
+            bytes: self.bytes,
+            blake3: self.blake3.clone(),
+        }
+    }
+}
+
 /// The origin of a dataset.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Lineage {
@@ -319,12 +347,12 @@ impl Manifest {
     /// own dataset, each once.
     fn verify_paths(&self) -> Result<()> {
         let mut seen = HashSet::new();
-        for file in self
+        let tables = self
             .shards
             .iter()
-            .flat_map(|shard| [&shard.steps, &shard.trajectories])
-        {
-            let parts: Vec<&str> = Path::new(&file.path)
+            .flat_map(|shard| [&shard.steps.path, &shard.trajectories.path]);
+        for path in tables.chain(self.videos.iter().map(|video| &video.path)) {
+            let parts: Vec<&str> = Path::new(path)
                 .components()
                 .filter_map(|part| match part {
                     Component::Normal(name) => name.to_str(),
@@ -332,20 +360,23 @@ impl Manifest {
                 })
                 .collect();
             // A path has one spelling, so that no file is listed under two names.
-            let within = parts.join("/") == file.path;
-            if file.path.is_empty() || !within {
+            let within = parts.join("/") == *path;
+            if path.is_empty() || !within {
                 return Err(Error::failed(format!(
-                    "the manifest lists `{}`, which lies outside the dataset",
-                    file.path
+                    "the manifest lists `{path}`, which lies outside the dataset"
                 ))
                 .hint("correct `path` to a file in the dataset's directory, or import the files"));
             }
-            if !seen.insert(&file.path) {
-                return Err(
-                    Error::failed(format!("the manifest lists `{}` twice", file.path))
-                        .hint("remove the second entry"),
-                );
+            if !seen.insert(path) {
+                return Err(Error::failed(format!("the manifest lists `{path}` twice"))
+                    .hint("remove the second entry"));
             }
+        }
+        if !self.videos.is_sorted_by_key(|video| &video.path) {
+            return Err(Error::failed(
+                "the manifest lists the videos in another order than that of their paths",
+            )
+            .hint("sort `videos` by `path`"));
         }
         Ok(())
     }
@@ -427,6 +458,7 @@ mod tests {
             columns: Vec::new(),
             statistics: Statistics::default(),
             shards: Vec::new(),
+            videos: Vec::new(),
             lineage: Lineage::default(),
         }
     }

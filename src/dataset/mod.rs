@@ -5,6 +5,7 @@
 //!   dataset.json               the manifest; its appearance is the commit
 //!   trajectories/00000.parquet one row per trajectory, read by SQL and selections
 //!   steps/00000.parquet        one row per observation: trajectories whole, steps in order
+//!   videos/HASH.mp4            the videos that rows refer to, if there are any
 //! ```
 //!
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
@@ -27,6 +28,7 @@ mod source;
 pub(crate) mod store;
 mod vector_reader;
 mod verified;
+pub(crate) mod videos;
 pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
@@ -61,6 +63,8 @@ pub struct Dataset {
     pub steps: SchemaRef,
     /// How columns of `steps` are decoded, if any is not read as it is stored.
     pub(crate) decoded: Option<Decoded>,
+    /// The folder that references to videos are relative to, if the dataset does not own them.
+    pub(crate) video_root: Option<PathBuf>,
     /// The schema of `trajectories`.
     pub trajectories: SchemaRef,
     /// The record of which files this process has verified.
@@ -119,6 +123,7 @@ impl Dataset {
             manifest: Arc::new(manifest),
             steps,
             decoded: None,
+            video_root: None,
             trajectories,
             ledger: Arc::default(),
         })

@@ -375,6 +375,7 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         columns: schema::describe(&steps),
         statistics: Statistics::default(),
         shards: Vec::new(),
+        videos: Vec::new(),
         lineage: Lineage::default(),
     };
     let dataset = Dataset {
@@ -385,6 +386,7 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         trajectories: write::trajectories_schema(&steps, &about),
         steps: Arc::new(steps),
         decoded: None,
+        video_root: None,
         ledger: Arc::default(),
     };
     Ok((dataset, Some(import)))

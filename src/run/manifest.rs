@@ -38,6 +38,7 @@ pub(super) fn of(
         columns: schema::describe(&phase.steps),
         statistics,
         shards,
+        videos: Vec::new(),
         lineage: Lineage {
             by: "run".to_owned(),
             pipeline: Some(plan.text.clone()),

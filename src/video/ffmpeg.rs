@@ -1,9 +1,9 @@
 //! Decodes videos with FFmpeg's libraries.
 //!
 //! A file is decoded forwards; seeking is needed only if the next frame lies behind or far ahead.
-//! One frame is kept in memory. LeRobot's rule says which frame belongs to a time. Colours become
-//! RGB as in LeRobot's loaders, by FFmpeg's own conversion, with the matrix and the range that the
-//! frame declares.
+//! Two frames are kept in memory, so that the nearer one is found. LeRobot's rule says which frame
+//! belongs to a time: the nearest, if it is near enough. Colours become RGB as in LeRobot's
+//! loaders, by FFmpeg's own conversion, with the matrix and the range that the frame declares.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -14,14 +14,10 @@ use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame, log, media};
 
 use crate::error::{Error, Result};
-use crate::video::Frames;
+use crate::video::{Frames, TOLERANCE};
 
 /// Whether the libraries are initialised.
 static READY: Once = Once::new();
-
-/// The most seconds by which the time of a frame may differ from the requested one: `tolerance_s`
-/// of LeRobot's loader.
-const TOLERANCE: f64 = 1e-4;
 
 /// The most seconds ahead up to which decoding is assumed to be faster than seeking.
 const NEAR: f64 = 2.0;
@@ -55,15 +51,23 @@ pub(crate) struct Video {
     /// The unit of the stream's times, in seconds.
     unit: f64,
     decoder: decoder::Video,
-    decoded: frame::Video,
-    /// The time of the frame decoded last, in seconds; `None` at the beginning and at the end.
-    at: Option<f64>,
-    /// Whether a frame since the last key frame was damaged, on which the frames after it depend.
-    damaged_since_key: bool,
-    /// That frame in RGB, once it was requested.
-    picture: Option<frame::Video>,
+    /// The frame before `last`.
+    before: Option<Decoded>,
+    /// The frame decoded last; `None` at the beginning and at the end.
+    last: Option<Decoded>,
     rgb: Option<Rgb>,
     png: Option<encoder::Video>,
+}
+
+/// A decoded frame.
+struct Decoded {
+    /// Its time in seconds.
+    at: f64,
+    frame: frame::Video,
+    /// Whether it or a frame since the last key frame, on which it depends, was damaged.
+    damaged: bool,
+    /// The frame in RGB, once it was requested.
+    picture: Option<frame::Video>,
 }
 
 impl Video {
@@ -108,10 +112,8 @@ impl Video {
             stream: at,
             unit,
             decoder,
-            decoded: frame::Video::empty(),
-            at: None,
-            damaged_since_key: false,
-            picture: None,
+            before: None,
+            last: None,
             rgb: None,
             png: None,
         })
@@ -130,25 +132,40 @@ impl Video {
         ]
     }
 
-    /// Appends the frame at `seconds` to `out`: RGB, row by row, or the bytes of a PNG file. Frames
-    /// in the order of their times are found without going back.
+    /// Appends the frame that is nearest to `seconds`, and nearer than `tolerance`, to `out`: RGB,
+    /// row by row, or the bytes of a PNG file. Of two frames that are equally near, the earlier one
+    /// counts. Frames in the order of their times are found without going back.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no such frame, or if the file is damaged.
-    pub(crate) fn frame(&mut self, seconds: f64, frames: Frames, out: &mut Vec<u8>) -> Result<()> {
-        if let Err(error) = self.find(seconds) {
-            // The position of the decoder is unknown now: seek before the next frame.
-            self.at = None;
-            return Err(error);
-        }
-        let appended = self.convert().and_then(|()| match frames {
-            Frames::Png => self.encode(out),
-            Frames::Array | Frames::Reference => {
-                self.copy(out);
-                Ok(())
+    pub(crate) fn frame(
+        &mut self,
+        seconds: f64,
+        tolerance: f64,
+        frames: Frames,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let found = match self.find(seconds, tolerance) {
+            Ok(Side::Before) => self.before.as_mut(),
+            Ok(Side::Last) => self.last.as_mut(),
+            Err(error) => {
+                // The position of the decoder is unknown now: seek before the next frame.
+                (self.before, self.last) = (None, None);
+                return Err(error);
             }
-        });
+        };
+        let appended = found
+            .map_or(Err(ffmpeg_next::Error::Bug), |found| {
+                convert(&mut self.rgb, found)
+            })
+            .and_then(|picture| match frames {
+                Frames::Png => encode(&mut self.png, picture, out),
+                Frames::Array | Frames::Reference => {
+                    copy(picture, out);
+                    Ok(())
+                }
+            });
         appended.map_err(|error| {
             Error::failed(format!(
                 "{}: the frame at {seconds:.4} s cannot be converted: {error}",
@@ -158,60 +175,93 @@ impl Video {
         })
     }
 
-    /// Decodes up to the frame at `seconds`.
-    fn find(&mut self, seconds: f64) -> Result<()> {
-        if self
-            .at
-            .is_none_or(|at| seconds <= at - TOLERANCE || seconds > at + NEAR)
-        {
+    /// Decodes up to the frame that is nearest to `seconds`, and says which of the two it is.
+    fn find(&mut self, seconds: f64, tolerance: f64) -> Result<Side> {
+        let passed = |decoded: &Option<Decoded>| {
+            decoded
+                .as_ref()
+                .is_some_and(|decoded| seconds <= decoded.at - TOLERANCE)
+        };
+        let far = |decoded: &Decoded| seconds > decoded.at + NEAR;
+        let behind = passed(&self.last) && (self.before.is_none() || passed(&self.before));
+        if behind || self.last.as_ref().is_none_or(far) {
             self.seek(seconds)?;
         }
-        let mut before = None;
-        while let Some(at) = self.at.filter(|at| *at <= seconds - TOLERANCE) {
-            before = Some(at);
+        while self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.at <= seconds - TOLERANCE)
+        {
             self.advance()?;
         }
-        match self.at {
-            Some(at) if (at - seconds).abs() < TOLERANCE && self.damaged_since_key => Err(self
-                .damaged(format!(
-                    "the frame at {seconds:.4} s is damaged, or depends on a damaged one"
-                ))),
-            Some(at) if (at - seconds).abs() < TOLERANCE => Ok(()),
-            after => {
-                let describe = |side: &str, at: Option<f64>| {
-                    at.map(|at| format!("the {side} is at {at:.4} s"))
-                };
-                let around: Vec<String> = describe("one before", before)
-                    .into_iter()
-                    .chain(describe("one after", after))
-                    .collect();
-                let around = if around.is_empty() {
-                    "there is none near it".to_owned()
-                } else {
-                    around.join(", ")
-                };
-                Err(Error::failed(format!(
-                    "{}: there is no frame at {seconds:.4} s: {around}",
-                    self.path.display()
-                ))
-                .hint(
-                    "LeRobot's loader requires a frame within 0.1 ms of each time: the video may \
-                     be cut short, or `timestamp` or `from_timestamp` may be wrong",
-                ))
-            }
+        let distance = |decoded: &Option<Decoded>| {
+            let distance = decoded.as_ref().map(|decoded| (decoded.at - seconds).abs());
+            distance.filter(|distance| *distance < tolerance)
+        };
+        let side = match (distance(&self.before), distance(&self.last)) {
+            (Some(before), Some(last)) if before <= last => Side::Before,
+            (_, Some(_)) => Side::Last,
+            (Some(_), None) => Side::Before,
+            (None, None) => return Err(self.absent(seconds, tolerance)),
+        };
+        let found = match side {
+            Side::Before => &self.before,
+            Side::Last => &self.last,
+        };
+        if found.as_ref().is_some_and(|found| found.damaged) {
+            return Err(self.damaged(format!(
+                "the frame at {seconds:.4} s is damaged, or depends on a damaged one"
+            )));
         }
+        Ok(side)
+    }
+
+    /// The error for a time at which there is no frame.
+    fn absent(&self, seconds: f64, tolerance: f64) -> Error {
+        let describe = |side: &str, decoded: &Option<Decoded>| {
+            decoded
+                .as_ref()
+                .map(|decoded| format!("the {side} is at {:.4} s", decoded.at))
+        };
+        let around: Vec<String> = describe("one before", &self.before)
+            .into_iter()
+            .chain(describe("one after", &self.last))
+            .collect();
+        let around = if around.is_empty() {
+            "there is none near it".to_owned()
+        } else {
+            around.join(", ")
+        };
+        let error = Error::failed(format!(
+            "{}: there is no frame at {seconds:.4} s: {around}",
+            self.path.display()
+        ));
+        if tolerance > TOLERANCE {
+            return error.hint(format!(
+                "no frame is nearer than the tolerance of {tolerance} s: the video may be cut \
+                 short, or the tolerance too small"
+            ));
+        }
+        error.hint(
+            "LeRobot's loader requires a frame within 0.1 ms of each time: the video may be cut \
+             short, or `timestamp` or `from_timestamp` may be wrong",
+        )
     }
 
     /// Decodes the last key frame at or before `seconds`, or the first frame if seeking fails.
     fn seek(&mut self, seconds: f64) -> Result<()> {
-        self.at = None;
+        (self.before, self.last) = (None, None);
         // In microseconds, and a little later, so that rounding does not miss a frame at that very
         // time.
         let place = ((seconds + TOLERANCE / 2.0) * 1e6) as i64;
         if self.input.seek(place, ..place).is_ok() {
             self.decoder.flush();
             self.advance()?;
-            if self.at.is_some_and(|at| at < seconds + TOLERANCE) {
+            if self
+                .last
+                .as_ref()
+                .is_some_and(|last| last.at < seconds + TOLERANCE)
+            {
                 return Ok(());
             }
         }
@@ -221,28 +271,31 @@ impl Video {
 
     /// Decodes the next frame in the order of time, if there is one.
     fn advance(&mut self) -> Result<()> {
-        self.picture = None;
+        let mut frame = frame::Video::empty();
         loop {
-            match self.decoder.receive_frame(&mut self.decoded) {
-                Ok(()) => {
-                    let time = self
-                        .decoded
-                        .timestamp()
-                        .ok_or_else(|| self.damaged("a frame has no time"))?;
-                    self.at = Some(time as f64 * self.unit);
-                    let damaged = self.decoded.is_corrupt() || self.decoded.has_decode_errors();
-                    self.damaged_since_key =
-                        damaged || (self.damaged_since_key && !self.decoded.is_key());
-                    return Ok(());
-                }
+            match self.decoder.receive_frame(&mut frame) {
+                Ok(()) => break,
                 Err(ffmpeg_next::Error::Other { errno: EAGAIN }) => self.feed()?,
                 Err(ffmpeg_next::Error::Eof) => {
-                    self.at = None;
+                    self.before = self.last.take();
                     return Ok(());
                 }
                 Err(error) => return Err(self.damaged(error)),
             }
         }
+        let time = frame
+            .timestamp()
+            .ok_or_else(|| self.damaged("a frame has no time"))?;
+        let depends = !frame.is_key() && self.last.as_ref().is_some_and(|last| last.damaged);
+        let damaged = depends || frame.is_corrupt() || frame.has_decode_errors();
+        self.before = self.last.take();
+        self.last = Some(Decoded {
+            at: time as f64 * self.unit,
+            frame,
+            damaged,
+            picture: None,
+        });
+        Ok(())
     }
 
     /// Gives the decoder the next packet, or the end of the file.
@@ -261,67 +314,77 @@ impl Video {
 
     /// The error for a video that cannot be decoded.
     fn damaged(&self, what: impl std::fmt::Display) -> Error {
-        let after = self
-            .at
-            .map_or_else(|| "its beginning".to_owned(), |at| format!("{at:.4} s"));
+        let after = self.last.as_ref().map_or_else(
+            || "its beginning".to_owned(),
+            |last| format!("{:.4} s", last.at),
+        );
         Error::failed(format!(
             "{}: cannot be decoded after {after}: {what}",
             self.path.display()
         ))
         .hint("the file may be damaged: fetch it again")
     }
+}
 
-    /// Converts the frame decoded last to `picture`.
-    fn convert(&mut self) -> Result<(), ffmpeg_next::Error> {
-        if self.picture.is_none() {
-            let format = FrameFormat::of(&self.decoded);
-            if self.rgb.as_ref().is_none_or(|rgb| rgb.format != format) {
-                self.rgb = Some(Rgb::new(format)?);
-            }
-            if let Some(rgb) = &mut self.rgb {
-                self.picture = Some(rgb.convert(&self.decoded)?);
-            }
+/// One of the two frames that are kept.
+enum Side {
+    Before,
+    Last,
+}
+
+/// Returns the frame in RGB.
+fn convert<'a>(
+    rgb: &mut Option<Rgb>,
+    decoded: &'a mut Decoded,
+) -> Result<&'a frame::Video, ffmpeg_next::Error> {
+    let picture = match decoded.picture.take() {
+        Some(picture) => picture,
+        None => {
+            let format = FrameFormat::of(&decoded.frame);
+            let rgb = match rgb.take() {
+                Some(known) if known.format == format => rgb.insert(known),
+                _ => rgb.insert(Rgb::new(format)?),
+            };
+            rgb.convert(&decoded.frame)?
         }
-        Ok(())
-    }
+    };
+    Ok(decoded.picture.insert(picture))
+}
 
-    /// Appends the rows of the picture.
-    fn copy(&self, out: &mut Vec<u8>) {
-        if let Some(picture) = &self.picture {
-            let rows = picture
-                .data(0)
-                .chunks(picture.stride(0))
-                .take(picture.height() as usize);
-            rows.for_each(|row| out.extend_from_slice(&row[..3 * picture.width() as usize]));
-        }
-    }
+/// Appends the rows of a picture.
+fn copy(picture: &frame::Video, out: &mut Vec<u8>) {
+    let rows = picture
+        .data(0)
+        .chunks(picture.stride(0))
+        .take(picture.height() as usize);
+    rows.for_each(|row| out.extend_from_slice(&row[..3 * picture.width() as usize]));
+}
 
-    /// Appends the picture as a PNG file.
-    fn encode(&mut self, out: &mut Vec<u8>) -> Result<(), ffmpeg_next::Error> {
-        let Some(picture) = &self.picture else {
-            return Ok(());
-        };
-        if self
-            .png
-            .as_ref()
-            .is_none_or(|png| (png.width(), png.height()) != (picture.width(), picture.height()))
-        {
+/// Appends a picture as a PNG file.
+fn encode(
+    encoder: &mut Option<encoder::Video>,
+    picture: &frame::Video,
+    out: &mut Vec<u8>,
+) -> Result<(), ffmpeg_next::Error> {
+    let size = (picture.width(), picture.height());
+    let png = match encoder.take() {
+        Some(png) if (png.width(), png.height()) == size => encoder.insert(png),
+        _ => {
             let codec = encoder::find(codec::Id::PNG).ok_or(ffmpeg_next::Error::EncoderNotFound)?;
             let mut png = codec::Context::new_with_codec(codec).encoder().video()?;
             png.set_width(picture.width());
             png.set_height(picture.height());
             png.set_format(Pixel::RGB24);
             png.set_time_base((1, 1_000_000));
-            self.png = Some(png.open_as_with(codec, Dictionary::from_iter([("pred", "mixed")]))?);
+            let options = Dictionary::from_iter([("pred", "mixed")]);
+            encoder.insert(png.open_as_with(codec, options)?)
         }
-        if let Some(png) = &mut self.png {
-            let mut packet = Packet::empty();
-            png.send_frame(picture)?;
-            png.receive_packet(&mut packet)?;
-            out.extend_from_slice(packet.data().unwrap_or_default());
-        }
-        Ok(())
-    }
+    };
+    let mut packet = Packet::empty();
+    png.send_frame(picture)?;
+    png.receive_packet(&mut packet)?;
+    out.extend_from_slice(packet.data().unwrap_or_default());
+    Ok(())
 }
 
 /// The properties of a frame that its conversion depends on.

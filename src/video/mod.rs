@@ -13,7 +13,8 @@ mod without;
 
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
-pub(crate) use references::{DEPTH, reference, refers};
+
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
 
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::Video;

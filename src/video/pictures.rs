@@ -66,14 +66,14 @@ impl Pictures {
         })
     }
 
-    /// Appends the frame of `video` at `seconds`.
+    /// Appends the frame of `video` that is nearest to `seconds`, and nearer than `tolerance`.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no such frame, or if it differs in size from the column.
-    pub(crate) fn push(&mut self, video: &mut Video, seconds: f64) -> Result<()> {
+    pub(crate) fn push(&mut self, video: &mut Video, seconds: f64, tolerance: f64) -> Result<()> {
         let before = self.bytes.len();
-        video.frame(seconds, self.frames, &mut self.bytes)?;
+        video.frame(seconds, tolerance, self.frames, &mut self.bytes)?;
         let [height, width] = self.size;
         if self.frames == Frames::Array && self.bytes.len() - before != 3 * height * width {
             let [found_height, found_width] = video.size();

@@ -1,39 +1,17 @@
 //! References to frames of videos, and datasets that are read with the frames in their place.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type};
+use arrow::datatypes::{Field, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
+use crate::dataset::videos::{DEPTH, refers, tolerance};
 use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
-
-/// Returns the fields of a reference to a frame: a file relative to the source, and the time in
-/// seconds from its beginning.
-pub(crate) fn reference() -> Fields {
-    Fields::from(vec![
-        Field::new("path", DataType::Utf8, false),
-        Field::new("timestamp", DataType::Float64, false),
-    ])
-}
-
-/// The metadata key of columns that refer to depth videos, whose frames are not pictures.
-pub(crate) const DEPTH: &str = "depth";
-
-/// Whether a column refers to frames of videos.
-pub(crate) fn refers(field: &Field) -> bool {
-    let DataType::Struct(parts) = field.data_type() else {
-        return false;
-    };
-    let same = |(part, own): (&Arc<Field>, &Arc<Field>)| {
-        (part.name(), part.data_type()) == (own.name(), own.data_type())
-    };
-    parts.len() == 2 && parts.iter().zip(&reference()).all(same)
-}
 
 /// The number of rows that are read at once in search of the first reference of a column.
 const SEARCH_ROWS: u64 = 4096;
@@ -41,57 +19,72 @@ const SEARCH_ROWS: u64 = 4096;
 /// The columns whose references become frames.
 #[derive(Debug)]
 struct References {
-    root: PathBuf,
-    /// The content of the folder `root` when it was hashed.
-    content: SourceContent,
+    /// The dataset with the references.
+    dataset: Dataset,
+    /// The content of the folder that references are relative to when it was hashed; `None` if the
+    /// dataset owns the videos, whose hashes its manifest lists.
+    content: Option<SourceContent>,
     frames: Frames,
-    /// The columns, each with the height and width of its first video.
-    columns: Vec<(Field, [usize; 2])>,
+    columns: Vec<Camera>,
     /// What decoded frames depend on, for fingerprints.
     depends: String,
 }
 
-/// Returns `dataset` with decoded frames in place of its references to videos, or unchanged if
-/// `frames` keeps references. The paths of references are relative to the folder `videos`.
+/// A column whose references become frames.
+#[derive(Debug)]
+struct Camera {
+    /// The column of frames.
+    field: Field,
+    /// Height and width of its first video.
+    size: [usize; 2],
+    /// The most seconds between the time of a reference and that of its frame.
+    tolerance: f64,
+}
+
+/// Returns `dataset` with decoded frames in place of its references to videos, or with references
+/// if `frames` keeps them. The paths of references to videos that the dataset does not own are
+/// relative to the folder `videos`.
 ///
 /// # Errors
 ///
-/// Returns an error if only one of `frames` and `videos` is given, no column refers to a video, the
-/// first video of a column cannot be opened, or this build has no decoder.
+/// Returns an error if `videos` is needed and absent, or given and not a folder, no column refers
+/// to a video, the first video of a column cannot be opened, or this build has no decoder.
 pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
-    let root = match (frames, videos) {
-        (Frames::Reference, None) => return Ok(dataset),
-        (Frames::Reference, Some(_)) => {
-            return Err(Error::usage("`videos` is given without `frames`").hint(
-                "add `frames: array` or `frames: png` (`--frames array` or `--frames png`)",
-            ));
-        }
-        (_, None) => {
-            return Err(Error::usage("`frames` is given without `videos`").hint(
-                "set `videos` to the LeRobot dataset that this one was imported from: references \
-                 to videos are relative to it",
-            ));
-        }
-        (_, Some(root)) => root,
-    };
-    let version = version()?;
-    if !files::is_dir(root)? {
-        return Err(
-            Error::failed(format!("no such folder: {}", root.display())).hint(
-                "set `videos` to the LeRobot dataset that this one was imported from: references \
-                 to videos are relative to it",
-            ),
-        );
+    const REMEDY: &str = "set `videos` to the LeRobot dataset that this one was imported from: \
+                          references to videos are relative to it";
+    if let Some(root) = videos
+        && !files::is_dir(root)?
+    {
+        return Err(Error::failed(format!("no such folder: {}", root.display())).hint(REMEDY));
     }
+    let dataset = dataset.with_videos(videos.map(Path::to_owned));
+    let any = |refers: &dyn Fn(&Field) -> bool| dataset.steps.fields().iter().any(|at| refers(at));
+    if frames == Frames::Reference {
+        if videos.is_some() && !any(&refers) {
+            return Err(
+                Error::usage("`videos` is given, but no column refers to a video")
+                    .hint("leave out `videos`"),
+            );
+        }
+        return Ok(dataset);
+    }
+    if videos.is_none() && dataset.manifest.videos.is_empty() && any(&refers) {
+        return Err(Error::usage("`frames` is given without `videos`").hint(REMEDY));
+    }
+    let version = version()?;
     let refer = |field: &&Arc<Field>| refers(field) && !field.metadata().contains_key(DEPTH);
     let mut columns = Vec::new();
     for field in dataset.steps.fields().iter().filter(refer) {
         if let Some(path) = first_path(&dataset, field.name())? {
-            let video = resolve(root, &path)?;
+            let video = dataset.video(&path)?;
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
             let size = Video::open(&video)?.size();
-            columns.push((pictures::field(field.name(), frames, size)?, size));
+            columns.push(Camera {
+                field: pictures::field(field.name(), frames, size)?,
+                size,
+                tolerance: tolerance(field)?,
+            });
         }
     }
     if columns.is_empty() {
@@ -105,10 +98,13 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     } else {
         "array"
     };
-    let content = SourceContent::of(root)?;
-    let depends = format!("{how} by {version} of {}", content.hash());
-    Ok(dataset.decoding(Arc::new(References {
-        root: root.to_owned(),
+    let content = videos.map(SourceContent::of).transpose()?;
+    let of = content
+        .as_ref()
+        .map_or(&dataset.hash[..], SourceContent::hash);
+    let depends = format!("{how} by {version} of {of}");
+    Ok(dataset.clone().decoding(Arc::new(References {
+        dataset,
         content,
         frames,
         columns,
@@ -143,45 +139,40 @@ fn first_path(dataset: &Dataset, name: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Returns the file that a reference names, which must not lie outside `root`.
-fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
-    if Path::new(path)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-    {
-        return Ok(root.join(path));
-    }
-    Err(Error::failed(format!(
-        "a reference names `{path}`, a file outside {}",
-        root.display()
-    ))
-    .hint("references are relative to the dataset that was imported: import it again"))
-}
-
 impl References {
     /// Decodes the frames that a column refers to, from the files that were hashed.
-    fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
+    fn decode(&self, camera: &Camera, references: &StructArray) -> Result<ArrayRef> {
         let mut read = BTreeSet::new();
-        let decoded = self.frames(size, references, &mut read);
+        let decoded = self.frames(camera, references, &mut read);
         // A file that was replaced may have failed for that reason alone.
         for path in &read {
-            self.content.ensure_file_unchanged(path)?;
+            self.verify(path)?;
         }
         decoded
+    }
+
+    /// Verifies that the bytes of the video at the path of a reference are those that were hashed.
+    fn verify(&self, path: &str) -> Result<()> {
+        match &self.content {
+            Some(content) if self.dataset.owned_video(path).is_none() => {
+                content.ensure_file_unchanged(&self.dataset.video(path)?)
+            }
+            _ => self.dataset.verify_video(path),
+        }
     }
 
     /// Decodes the frames that a column refers to. Adds every file that is opened to `read`.
     fn frames(
         &self,
-        size: [usize; 2],
+        camera: &Camera,
         references: &StructArray,
-        read: &mut BTreeSet<PathBuf>,
+        read: &mut BTreeSet<String>,
     ) -> Result<ArrayRef> {
         let (paths, times) = (
             references.column(0).as_string::<i32>(),
             references.column(1).as_primitive::<Float64Type>(),
         );
-        let mut pictures = Pictures::new(self.frames, size, references.len())?;
+        let mut pictures = Pictures::new(self.frames, camera.size, references.len())?;
         let mut open: Option<(&str, Video)> = None;
         for row in 0..references.len() {
             if references.is_null(row) {
@@ -192,14 +183,13 @@ impl References {
             let (_, video) = match open.take() {
                 Some(video) if video.0 == path => open.insert(video),
                 _ => {
-                    let file = resolve(&self.root, path)?;
                     // FFmpeg would wait for the writer of a FIFO.
-                    self.content.ensure_file_unchanged(&file)?;
-                    read.insert(file.clone());
-                    open.insert((path, Video::open(&file)?))
+                    self.verify(path)?;
+                    read.insert(path.to_owned());
+                    open.insert((path, Video::open(&self.dataset.video(path)?)?))
                 }
             };
-            pictures.push(video, times.value(row))?;
+            pictures.push(video, times.value(row), camera.tolerance)?;
         }
         pictures.finish()
     }
@@ -209,15 +199,16 @@ impl Decode for References {
     fn field(&self, stored: &Field) -> Option<Field> {
         self.columns
             .iter()
-            .find(|(field, _)| field.name() == stored.name())
-            .map(|(field, _)| field.clone())
+            .find(|camera| camera.field.name() == stored.name())
+            .map(|camera| camera.field.clone())
     }
 
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-        let known = self.columns.iter().find(|(field, _)| field.name() == name);
-        let (_, size) =
-            known.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
-        self.decode(*size, stored.as_struct())
+        let mut cameras = self.columns.iter();
+        let camera = cameras
+            .find(|camera| camera.field.name() == name)
+            .ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
+        self.decode(camera, stored.as_struct())
             .map_err(|error| error.at(format!("column `{name}`")))
     }
 

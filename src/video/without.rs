@@ -42,7 +42,7 @@ impl Video {
         match self.0 {}
     }
 
-    pub(crate) fn frame(&mut self, _: f64, _: Frames, _: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn frame(&mut self, _: f64, _: f64, _: Frames, _: &mut Vec<u8>) -> Result<()> {
         match self.0 {}
     }
 }

@@ -153,6 +153,7 @@ impl Recipe<'_> {
             columns: describe(&self.block(0..0).steps.schema()),
             statistics,
             shards: entries,
+            videos: Vec::new(),
             lineage: Lineage {
                 by: "tests".to_owned(),
                 ..Lineage::default()

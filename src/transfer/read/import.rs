@@ -45,6 +45,7 @@ impl Imported {
             columns: schema::describe(&self.steps),
             statistics,
             shards: self.shards,
+            videos: Vec::new(),
             lineage,
         }
     }

@@ -5,6 +5,7 @@
 //! Steps without an action are refused, dropped or filled before the writer receives them, as the
 //! user chose, unless the format has nulls.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -207,6 +208,14 @@ impl<'w> OutgoingDataset<'w> {
         &self.passes.dataset.manifest
     }
 
+    /// Returns the file that a reference of the dataset names by `path`: see [`Dataset::video`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::video`].
+    pub fn video(&self, path: &str) -> Result<PathBuf> {
+        self.passes.dataset.video(path)
+    }
+
     /// Returns the values of `action_source` that a format without text has a flag for.
     pub(crate) fn flagged_sources(&self) -> Vec<&'static str> {
         self.passes.flagged_sources()
@@ -293,6 +302,7 @@ mod tests {
                 ..shard.statistics.clone()
             },
             shards: vec![shard],
+            videos: Vec::new(),
             lineage: Lineage::default(),
         };
         store::write(

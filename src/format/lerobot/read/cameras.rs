@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::info::{Feature, Info};
 use crate::video::Frames;
-use crate::video::{self, Pictures, Video};
+use crate::video::{self, Pictures, TOLERANCE, Video};
 
 /// The video features of a dataset, each with its open file.
 pub(crate) struct Cameras {
@@ -115,7 +115,7 @@ impl Cameras {
         times
             .values()
             .iter()
-            .try_for_each(|time| pictures.push(video, *time))?;
+            .try_for_each(|time| pictures.push(video, *time, TOLERANCE))?;
         pictures.finish()
     }
 }

@@ -1,0 +1,175 @@
+//! References to frames of videos, and the files that they name.
+//!
+//! A dataset owns the videos that its manifest lists. Paths of all other references are relative to
+//! the source that the dataset was imported from, a folder that the user names.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields};
+
+use super::manifest::VideoEntry;
+use super::{Dataset, files};
+use crate::error::wording::{count, number};
+use crate::error::{Error, Result};
+
+/// Returns the fields of a reference to a frame: a file relative to the source, and the time in
+/// seconds from its beginning.
+pub(crate) fn reference() -> Fields {
+    Fields::from(vec![
+        Field::new("path", DataType::Utf8, false),
+        Field::new("timestamp", DataType::Float64, false),
+    ])
+}
+
+/// The metadata key of columns that refer to depth videos, whose frames are not pictures.
+pub(crate) const DEPTH: &str = "depth";
+
+/// The most seconds by which the time of a frame may differ from that of a reference, if the
+/// column does not say otherwise: `tolerance_s` of LeRobot's loader.
+pub(crate) const TOLERANCE: f64 = 1e-4;
+
+/// The metadata key of columns whose references have another tolerance than [`TOLERANCE`], in
+/// seconds.
+pub(crate) const TOLERANCE_KEY: &str = "tolerance";
+
+/// Returns the tolerance of the references of a column, in seconds.
+///
+/// # Errors
+///
+/// Returns an error if its metadata has a tolerance that is no positive number.
+pub(crate) fn tolerance(field: &Field) -> Result<f64> {
+    let Some(text) = field.metadata().get(TOLERANCE_KEY) else {
+        return Ok(TOLERANCE);
+    };
+    let seconds = text.parse::<f64>().ok();
+    seconds
+        .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "column `{}` has the tolerance `{text}`, which is no number of seconds",
+                field.name()
+            ))
+            .hint("import the videos again")
+        })
+}
+
+/// Whether a column refers to frames of videos.
+pub(crate) fn refers(field: &Field) -> bool {
+    let DataType::Struct(parts) = field.data_type() else {
+        return false;
+    };
+    let same = |(part, own): (&Arc<Field>, &Arc<Field>)| {
+        (part.name(), part.data_type()) == (own.name(), own.data_type())
+    };
+    parts.len() == 2 && parts.iter().zip(&reference()).all(same)
+}
+
+/// Returns the file at the relative path `path` of a reference, which must not lie outside `root`.
+///
+/// # Errors
+/// Returns an error if it does.
+pub(crate) fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
+    if Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
+        return Ok(root.join(path));
+    }
+    Err(Error::failed(format!(
+        "a reference names `{path}`, a file outside {}",
+        root.display()
+    ))
+    .hint("references are relative to the dataset that was imported: import it again"))
+}
+
+impl Dataset {
+    /// Returns the dataset, whose references to videos that it does not own are relative to `root`.
+    pub(crate) fn with_videos(self, root: Option<PathBuf>) -> Dataset {
+        Dataset {
+            video_root: root,
+            ..self
+        }
+    }
+
+    /// Returns the manifest's entry of the video at the path of a reference; `None` if the dataset
+    /// does not own it.
+    pub(crate) fn owned_video(&self, path: &str) -> Option<&VideoEntry> {
+        let videos = &self.manifest.videos;
+        let at = videos.binary_search_by(|video| video.path.as_str().cmp(path));
+        at.ok().and_then(|at| videos.get(at))
+    }
+
+    /// Verifies the bytes of a video that the dataset owns, unless this process has done that
+    /// already.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or its bytes are not those that the manifest
+    /// lists.
+    pub(crate) fn verify_video(&self, path: &str) -> Result<()> {
+        match self.owned_video(path) {
+            Some(entry) => self.file(&entry.file()).open()?.finish(),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the file that a reference of this dataset names by `path`. Its length is verified if
+    /// the dataset owns it, and its bytes are not.
+    ///
+    /// # Errors
+    /// Returns an error if the file is missing or has another length, if it lies outside the folder
+    /// that references are relative to, or if no such folder is given.
+    pub fn video(&self, path: &str) -> Result<PathBuf> {
+        if let Some(entry) = self.owned_video(path) {
+            let file = self.path.join(path);
+            verify_length(&file, entry)?;
+            return Ok(file);
+        }
+        let Some(root) = &self.video_root else {
+            return Err(Error::failed(format!(
+                "{} refers to the video `{path}` and does not own it",
+                self.path.display()
+            ))
+            .hint(
+                "set `videos` (`--videos`) to the dataset that this one was imported from, or \
+                 import that dataset again with `--videos link`",
+            ));
+        };
+        let file = resolve(root, path)?;
+        if files::is_file(&file)? {
+            Ok(file)
+        } else {
+            Err(
+                Error::failed(format!("there is no video {}", file.display())).hint(
+                    "set `videos` (`--videos`) to the dataset that this one was imported from: \
+                     references to videos are relative to it",
+                ),
+            )
+        }
+    }
+}
+
+/// Verifies that a dataset's video is there and has the length that the manifest lists.
+fn verify_length(file: &Path, entry: &VideoEntry) -> Result<()> {
+    const REMEDY: &str = "restore the file from a copy, or import or materialise the dataset again";
+    if !files::is_file(file)? {
+        let message = format!(
+            "the video {} is missing, though the manifest lists it",
+            file.display()
+        );
+        return Err(Error::failed(message).hint(REMEDY));
+    }
+    let found = file
+        .metadata()
+        .map_err(|error| files::unreadable(file, &error))?;
+    if found.len() == entry.bytes {
+        return Ok(());
+    }
+    let message = format!(
+        "the video {} is damaged: it has {}, and the manifest lists {}",
+        file.display(),
+        count(found.len(), "byte"),
+        number(entry.bytes)
+    );
+    Err(Error::failed(message).hint(REMEDY))
+}

@@ -54,8 +54,8 @@ def shown(frame):
     return number >> 21, number >> 12 & 511, number & 4095
 
 
-def encode(path, frames, fps, codec):
-    """Writes frames to a video."""
+def encode(path, frames, fps, codec, start=0):
+    """Writes frames to a video; the first is shown at `start` / `fps` seconds."""
     name, options = CODECS[codec]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
@@ -64,7 +64,7 @@ def encode(path, frames, fps, codec):
         stream.pix_fmt = "yuv420p"
         for index, frame in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(frame, "rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, fps)
+            frame.pts, frame.time_base = start + index, Fraction(1, fps)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
 
@@ -211,16 +211,22 @@ class Burned:
         else:
             files = [[episode] for episode in range(count)]
         for index, episodes in enumerate(files):
-            frames = []
+            frames, start = [], 0
+            if self.version == "v3.0" and random.random() < 0.3:
+                # MP4 states the start in milliseconds.
+                start = 3 * int(random.integers(1, 10))
             for episode in episodes:
                 if self.version == "v3.0" and random.random() < 0.3:
                     gone = range(int(random.integers(1, 8)))
                     frames += [self.picture(code, REMOVED, step) for step in gone]
                 own = self.pictures(code, int(episode))
-                self.places[key, int(episode)] = index, len(frames) / self.fps
+                # Recorders add up durations, so that a first second is off by rounding errors.
+                first = (start + len(frames)) / self.fps + random.uniform(-2e-5, 2e-5)
+                first = max(0.0, first) if self.version == "v3.0" else 0.0
+                self.places[key, int(episode)] = index, first
                 self.statistics[episode][key] = image_statistics(own)
                 frames += own
-            encode(self.video(key, index), frames, self.fps, self.cameras[key])
+            encode(self.video(key, index), frames, self.fps, self.cameras[key], start)
 
     def video(self, key, index):
         if self.version == "v3.0":
@@ -383,7 +389,9 @@ class Read:
             self.episodes = sorted(lines("episodes"), key=lambda row: row["episode_index"])
             self.tasks = {row["task_index"]: row["task"] for row in lines("tasks")}
             files = sorted((root / "data").rglob("*.parquet"))
-            self.stats = {row["episode_index"]: row["stats"] for row in lines("episodes_stats")}
+            # v2.0 has no statistics of episodes.
+            stats = lines("episodes_stats") if (root / "meta/episodes_stats.jsonl").exists() else []
+            self.stats = {row["episode_index"]: row["stats"] for row in stats}
         else:
             files = sorted((root / "meta/episodes").rglob("*.parquet"))
             rows = [row for file in files for row in pq.read_table(file).to_pylist()]

@@ -8,6 +8,7 @@ by little. With --all, LeRobot's own loader reads sources and results, in a Data
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -116,8 +117,12 @@ def keeps_pixels(video, first, last, old):
     return whole or not old or (video.keys[first] and ends)
 
 
-def compare(out, sources, stages, cameras=(TOP, WRIST)):
-    """Checks a result against its sources; returns whether all files are those of sources."""
+def compare(out, sources, stages, cameras=None):
+    """Checks a result against its sources; returns whether all files are those of sources.
+
+    `cameras` maps cameras of the result to those of the sources.
+    """
+    cameras = cameras or {TOP: TOP, WRIST: WRIST}
     read, whole = Read(out), Sources(sources)
     states = array(read.rows["observation.state"]).astype(int)
     found = [
@@ -133,13 +138,13 @@ def compare(out, sources, stages, cameras=(TOP, WRIST)):
     equal(tasks, [TASKS[row[1] % 2] for row in rows], "tasks")
     equal(sorted(read.cameras), sorted(cameras), "cameras")
     copied = {key: True for key in cameras}
-    for key in cameras:
-        code = list(sources[0].cameras).index(key)
+    for key, origin in cameras.items():
+        code = list(sources[0].cameras).index(origin)
         shape = read.info["features"][key]["shape"]
         for episode, own in enumerate(found):
             path, indices = read.frames(key, episode)
             video = read.video(path)
-            places = [whole.pixels(key, row) for row in own]
+            places = [whole.pixels(origin, row) for row in own]
             at = np.array([index for _, index in places])
             one = all(source is places[0][0] for source, _ in places)
             run = one and (np.diff(at) == 1).all()
@@ -162,7 +167,7 @@ def compare(out, sources, stages, cameras=(TOP, WRIST)):
                 else:
                     worst = min(worst, psnr(frame, before))
             check(worst >= LEAST_PSNR, f"{key}, episode {episode}: a PSNR of {worst}")
-            check_statistics(read, key, episode, own, whole, run, exact)
+            check_statistics(read, (key, origin), episode, own, whole, run, exact)
             if read.old:
                 equal(len(video.frames), len(own), f"frames in {path}")
             else:
@@ -171,7 +176,7 @@ def compare(out, sources, stages, cameras=(TOP, WRIST)):
                     entry[f"videos/{key}/to_timestamp"] - entry[f"videos/{key}/from_timestamp"]
                 )
                 check(abs(span - len(own) / read.info["fps"]) < 1e-6, f"{span} s for {len(own)}")
-        before, after = sources[0].info()["features"][key], read.info["features"][key]
+        before, after = sources[0].info()["features"][origin], read.info["features"][key]
         check(
             after == before or not copied[key] or read.old,
             f"{key} is {after}, where the source has {before}",
@@ -185,15 +190,16 @@ def compare(out, sources, stages, cameras=(TOP, WRIST)):
     return copied
 
 
-def check_statistics(read, key, episode, own, whole, run, exact):
+def check_statistics(read, names, episode, own, whole, run, exact):
     """A camera's statistics of an episode: the source's if it is whole, else LeRobot's rules."""
+    key, origin = names
     stats = read.stats[episode].get(key)
     check(stats is not None, f"statistics of {key} in episode {episode}")
     source = whole.sources[own[0][0]]
     # v2.0 has no statistics of episodes.
     stated = source.version != "v2.0"
     if stated and run and len(own) == source.lengths[own[0][1]] and own[0][2] == 0:
-        wanted = source.statistics[own[0][1]][key]
+        wanted = source.statistics[own[0][1]][origin]
         bound = 1e-6
     else:
         path, indices = read.frames(key, episode)
@@ -329,14 +335,67 @@ def test_what_comes_out_goes_in_again(tmp_path):
 
 
 @pytest.mark.video
+@pytest.mark.parametrize("to", ["lerobot", "lerobot-v2.1"])
+def test_cameras_are_renamed_and_left_out(tmp_path, to):
+    """The files of a camera that is left out are not opened."""
+    random = seeded("renamed", to)
+    source = burned(tmp_path, random, "source", version="v3.0", fps=30)
+    for path in (source.root / f"videos/{WRIST}").rglob("*.mp4"):
+        path.write_bytes(b"not a video")
+    front = "observation.images.front"
+    stages = Stages(random, [source])
+    stages.trim()
+    path = {
+        "path": str(source.root),
+        "format": "lerobot",
+        "skip": [WRIST],
+        "map": {front: TOP},
+    }
+    end = {"materialise": {"path": "out", "format": to}}
+    trajmill("run", oracle.pipeline(tmp_path / "renamed.json", path, [*stages.stages, end]))
+    compare(tmp_path / "out", [source], stages, {front: TOP})
+
+
+@pytest.mark.video
+def test_a_dataset_that_is_moved_has_its_videos(tmp_path):
+    """The source is gone."""
+    random = seeded("moved")
+    source = burned(tmp_path, random, "source", version="v3.0", fps=30)
+    kept = burned(tmp_path / "again", seeded("moved"), "source", version="v3.0", fps=30)
+    stages = Stages(random, [source])
+    trajmill("import", source.root, tmp_path / "own")
+    shutil.rmtree(source.root)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own").rename(tmp_path / "elsewhere" / "moved")
+    trajmill("info", tmp_path / "elsewhere/moved", "--verify")
+    stages.holes()
+    end = {"materialise": {"path": "out", "format": "lerobot"}}
+    pipeline = oracle.pipeline(tmp_path / "moved.json", "elsewhere/moved", [*stages.stages, end])
+    trajmill("run", pipeline)
+    check(compare(tmp_path / "out", [kept], stages), "files are those of the source")
+
+
+@pytest.mark.video
 def test_a_dataset_that_lost_its_videos_is_invalid(tmp_path):
     random = seeded("lost")
     source = burned(tmp_path, random, "source", version="v3.0", fps=30)
     trajmill("import", source.root, tmp_path / "own")
     trajmill("export", tmp_path / "own", tmp_path / "out", "--to", "lerobot")
     trajmill("validate", tmp_path / "out")
-    next((tmp_path / "out").rglob("*.mp4")).unlink()
-    check(trajmill("validate", tmp_path / "out", code=None).returncode != 0, "a video is missing")
+    for path, commands in {
+        "out": [["validate"]],
+        "own": [["validate"], ["info", "--verify"], ["export", "--to", "lerobot", "again"]],
+    }.items():
+        lost = next((tmp_path / path).rglob("*.mp4"))
+        lost.unlink()
+        for command in commands:
+            done = trajmill(command[0], path, *command[1:], code=None, cwd=tmp_path)
+            check(done.returncode != 0, f"{command}: a video of {path} is missing")
+            check(lost.name in done.stdout + done.stderr, f"{command} names it: {done.stderr}")
+    check(not (tmp_path / "again").exists(), "nothing is written")
+    end = {"materialise": {"path": "more"}}
+    done = trajmill("run", oracle.pipeline(tmp_path / "more.json", "own", [end]), code=None)
+    check(done.returncode != 0 and lost.name in done.stderr, f"a run: {done.stderr}")
 
 
 # --- LeRobot's own loader

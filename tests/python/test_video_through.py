@@ -241,7 +241,8 @@ def burned(folder, random, name, number=0, version=None, cameras=None, fps=None)
     if random.random() < 0.2:
         # LeRobot has statistics of a hundred or more frames of an episode, not of all.
         lengths[0] = int(random.integers(150, 300))
-    cameras = cameras or {TOP: "h264", WRIST: "av1"}
+    codec = str(random.choice(["h264", "h264", "open", "hevc"]))
+    cameras = cameras or {TOP: codec, WRIST: "av1"}
     fps = fps or int(random.choice([10, 30]))
     return Burned(folder / name, random, lengths, cameras, version, number, fps)
 

@@ -26,10 +26,13 @@ BLOCK, ROWS, COLUMNS = 16, 4, 6
 REMOVED = 511
 QUANTILES, PARTS = ("q01", "q10", "q50", "q90", "q99"), (0.01, 0.1, 0.5, 0.9, 0.99)
 TASKS = ["pick the cup", "open the door"]
-# As LeRobot's recorder encodes, and as a camera does, with frames that refer to later ones.
+# As LeRobot's recorder encodes; as a camera does, with frames that refer to later ones; and with such
+# frames that refer beyond the key frame before them.
 CODECS = {
     "av1": ("libsvtav1", {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "lp=2"}),
     "h264": ("libx264", {"g": "10", "crf": "20", "bf": "2", "preset": "veryfast"}),
+    "open": ("libx264", {"g": "10", "crf": "20", "bf": "3", "x264-params": "open-gop=1"}),
+    "hevc": ("libx265", {"crf": "20", "x265-params": "log-level=error:keyint=12"}),
 }
 
 
@@ -269,7 +272,7 @@ class Burned:
                 "info": {
                     "video.height": height,
                     "video.width": width,
-                    "video.codec": codec,
+                    "video.codec": "h264" if codec == "open" else codec,
                     "video.pix_fmt": "yuv420p",
                     "video.is_depth_map": False,
                     "video.fps": self.fps,

@@ -15,6 +15,7 @@ import pytest
 
 import oracle
 from oracle import check, close, equal, seeded, trajmill
+from writers import video
 from writers.burned import TASKS, Burned, Read, aggregated, image_statistics, shown
 from writers.lerobot import array
 
@@ -106,15 +107,16 @@ class Sources:
         return getattr(source, name)[source.rows(row[1]).start + row[2]]
 
 
-def keeps_pixels(video, first, last, old):
+def keeps_pixels(source, first, last, old):
     """Whether frames that are a run of a video stay as they are.
 
     They do in v3.0, which refers to them. v2.1 has a file for each episode: it can be cut without
     encoding where it begins with a key frame, and where no later frame is needed.
     """
-    whole = first == 0 and last == len(video.frames) - 1
-    ends = last == len(video.frames) - 1 or video.keys[last + 1] or not video.reorders
-    return whole or not old or (video.keys[first] and ends)
+    end = len(source.frames) - 1
+    whole = first == 0 and last == end
+    ends = last == end or source.keys[last + 1] or not source.reorders
+    return whole or not old or (source.keys[first] and ends)
 
 
 def compare(out, sources, stages, cameras=None):
@@ -143,7 +145,7 @@ def compare(out, sources, stages, cameras=None):
         shape = read.info["features"][key]["shape"]
         for episode, own in enumerate(found):
             path, indices = read.frames(key, episode)
-            video = read.video(path)
+            shots = read.video(path)
             places = [whole.pixels(origin, row) for row in own]
             at = np.array([index for _, index in places])
             one = all(source is places[0][0] for source, _ in places)
@@ -152,7 +154,7 @@ def compare(out, sources, stages, cameras=None):
             copied[key] &= bool(run)
             worst = 99
             for row, index, (source, place) in zip(own, indices, places):
-                frame, before = video.frames[index], source.frames[place]
+                frame, before = shots.frames[index], source.frames[place]
                 said = shown(frame)
                 equal(list(frame.shape), shape, f"shape of {key}")
                 check(
@@ -169,7 +171,7 @@ def compare(out, sources, stages, cameras=None):
             check(worst >= LEAST_PSNR, f"{key}, episode {episode}: a PSNR of {worst}")
             check_statistics(read, (key, origin), episode, own, whole, run, exact)
             if read.old:
-                equal(len(video.frames), len(own), f"frames in {path}")
+                equal(len(shots.frames), len(own), f"frames in {path}")
             else:
                 entry = read.episodes[episode]
                 span = (
@@ -397,6 +399,20 @@ def test_a_dataset_that_lost_its_videos_is_invalid(tmp_path):
     end = {"materialise": {"path": "more"}}
     done = trajmill("run", oracle.pipeline(tmp_path / "more.json", "own", [end]), code=None)
     check(done.returncode != 0 and lost.name in done.stderr, f"a run: {done.stderr}")
+
+
+@pytest.mark.video
+def test_the_last_frames_of_an_open_group_are_found(tmp_path):
+    """FFmpeg 5 loses frames at the end of a file if it begins at a key frame of an open group."""
+    lengths, places = [20, 3], [(0, 0.0), (0, 20 / video.FPS)]
+    root = video.dataset(tmp_path / "set", lengths, {TOP: (video.video([48, 64, 3]), places)})
+    options = {"g": "10", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}
+    video.encode(video.file(root, TOP), 23, options=options)
+    stages = [{"filter": "trajectory_id = 1"}, {"materialise": {"path": "last"}}]
+    source = {"path": "set", "format": "lerobot", "frames": "array"}
+    trajmill("run", oracle.pipeline(tmp_path / "last.json", source, stages))
+    wanted = video.expected(root, TOP, lengths, places)[20:]
+    equal(video.arrays(oracle.table(tmp_path / "last"), TOP), wanted, "frames at the end")
 
 
 # --- LeRobot's own loader

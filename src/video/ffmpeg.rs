@@ -6,19 +6,20 @@
 //! loaders, by FFmpeg's own conversion, with the matrix and the range that the frame declares.
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::format::Pixel;
-use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame, log, media};
+use ffmpeg_next::{Dictionary, Packet, decoder, encoder, filter, format, frame};
 
+use super::demux;
+use super::rgb::{FrameFormat, Rgb};
 use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::{Frames, TOLERANCE};
 
-/// Whether the libraries are initialised.
-static READY: Once = Once::new();
+/// The most pixels of a frame: those of 8K video. A file may claim more than memory can hold.
+const MOST_PIXELS: &str = "33554432";
 
 /// The most seconds ahead up to which decoding is assumed to be faster than seeking.
 const NEAR: f64 = 2.0;
@@ -73,6 +74,15 @@ struct Decoded {
 }
 
 impl Video {
+    /// Opens the video at `path`, which is decoded with as many threads as there are cores.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`Video::open_with`].
+    pub(crate) fn open(path: &Path) -> Result<Video> {
+        Video::open_with(path, 0)
+    }
+
     /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
     /// cores for 0.
     ///
@@ -80,26 +90,19 @@ impl Video {
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
+    pub(crate) fn open_with(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
         };
-        READY.call_once(|| {
-            // Registers the texts of errors, which cannot fail.
-            let _ = ffmpeg_next::init();
-            // Errors are reported by the callers, once.
-            log::set_level(log::Level::Quiet);
-        });
-        let input = format::input(path).map_err(|error| failed("cannot open the video", error))?;
-        let stream = input.streams().best(media::Type::Video);
-        let stream = stream.ok_or_else(|| {
+        let (input, at) = demux::open(path)?;
+        let stream = input.stream(at).ok_or_else(|| {
             failed(
                 "the file has no video stream",
                 ffmpeg_next::Error::StreamNotFound,
             )
         })?;
-        let (unit, at) = (f64::from(stream.time_base()), stream.index());
+        let unit = f64::from(stream.time_base());
         let decoder =
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
                 context.set_threading(threading::Config {
@@ -107,7 +110,11 @@ impl Video {
                     count: threads,
                     ..threading::Config::default()
                 });
-                context.decoder().video()
+                let decoder = context.decoder();
+                let codec = decoder::find(decoder.id());
+                let codec = codec.ok_or(ffmpeg_next::Error::DecoderNotFound)?;
+                let limits = Dictionary::from_iter([("max_pixels", MOST_PIXELS)]);
+                decoder.open_as_with(codec, limits)?.video()
             });
         let decoder = decoder.map_err(|error| failed("the video cannot be decoded", error))?;
         Ok(Video {
@@ -135,6 +142,34 @@ impl Video {
             self.decoder.height() as usize,
             self.decoder.width() as usize,
         ]
+    }
+
+    /// Decodes the next frame and returns its time in seconds; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the frame cannot be decoded.
+    pub(super) fn next_time(&mut self) -> Result<Option<f64>> {
+        self.advance()?;
+        match &self.last {
+            Some(last) if last.damaged => Err(self.damaged("the next frame is damaged")),
+            last => Ok(last.as_ref().map(|last| last.at)),
+        }
+    }
+
+    /// Decodes from the key frame at or before `seconds` to the end, and returns the time of the
+    /// last frame in seconds.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a frame cannot be decoded.
+    pub(super) fn last_time(&mut self, seconds: f64) -> Result<Option<f64>> {
+        self.seek(seconds)?;
+        let mut last = self.last.as_ref().map(|last| last.at);
+        while let Some(time) = self.next_time()? {
+            last = Some(time);
+        }
+        Ok(last)
     }
 
     /// Appends the frame that is nearest to `seconds`, and nearer than `tolerance`, to `out`: RGB,
@@ -286,7 +321,7 @@ impl Video {
                 return Ok(());
             }
         }
-        *self = Video::open(&self.path, self.threads)?;
+        *self = Video::open_with(&self.path, self.threads)?;
         self.advance()
     }
 
@@ -416,86 +451,4 @@ fn encode(
     png.receive_packet(&mut packet)?;
     out.extend_from_slice(packet.data().unwrap_or_default());
     Ok(())
-}
-
-/// The properties of a frame that its conversion depends on.
-#[derive(PartialEq)]
-struct FrameFormat {
-    pixel: Pixel,
-    width: u32,
-    height: u32,
-    space: color::Space,
-    range: color::Range,
-}
-
-impl FrameFormat {
-    fn of(frame: &frame::Video) -> FrameFormat {
-        FrameFormat {
-            pixel: frame.format(),
-            width: frame.width(),
-            height: frame.height(),
-            space: frame.color_space(),
-            range: frame.color_range(),
-        }
-    }
-}
-
-/// Converts frames of one format to RGB with 8 bits per channel.
-struct Rgb {
-    format: FrameFormat,
-    graph: filter::Graph,
-}
-
-impl Rgb {
-    fn new(format: FrameFormat) -> Result<Rgb, ffmpeg_next::Error> {
-        let found = |name: &str| filter::find(name).ok_or(ffmpeg_next::Error::FilterNotFound);
-        let pixel = format
-            .pixel
-            .descriptor()
-            .ok_or(ffmpeg_next::Error::InvalidData)?
-            .name();
-        let matrix = match format.space {
-            color::Space::BT709 => "bt709",
-            color::Space::FCC => "fcc",
-            color::Space::SMPTE240M => "smpte240m",
-            color::Space::BT2020NCL | color::Space::BT2020CL => "bt2020",
-            // FFmpeg and LeRobot's loaders assume BT.601 if nothing is declared.
-            _ => "bt601",
-        };
-        let range = if format.range == color::Range::JPEG {
-            "full"
-        } else {
-            "auto"
-        };
-        let mut graph = filter::Graph::new();
-        let source = format!(
-            "video_size={}x{}:pix_fmt={pixel}:time_base=1/1000000",
-            format.width, format.height
-        );
-        graph.add(&found("buffer")?, "in", &source)?;
-        graph.add(&found("buffersink")?, "out", "")?;
-        let scale = format!(
-            "scale=threads=1:flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24"
-        );
-        graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
-        graph.validate()?;
-        Ok(Rgb { format, graph })
-    }
-
-    /// Converts a frame to RGB. FFmpeg takes over the contents of `frame`, which is empty
-    /// afterwards.
-    fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg_next::Error> {
-        let mut picture = frame::Video::empty();
-        self.graph
-            .get("in")
-            .ok_or(ffmpeg_next::Error::FilterNotFound)?
-            .source()
-            .add(frame)?;
-        self.graph
-            .get("out")
-            .ok_or(ffmpeg_next::Error::FilterNotFound)?
-            .sink()
-            .frame(&mut picture)?;
-        Ok(picture)
-    }
 }

@@ -5,27 +5,47 @@
 //! [`Video`] is then a type without values.
 
 #[cfg(feature = "video")]
+mod cut;
+#[cfg(feature = "video")]
+mod demux;
+#[cfg(feature = "video")]
+mod encode;
+#[cfg(feature = "video")]
 mod ffmpeg;
+mod output;
 mod pictures;
+#[cfg(feature = "video")]
+mod probe;
 mod references;
 mod resize;
+#[cfg(feature = "video")]
+mod rgb;
+#[cfg(feature = "video")]
+mod still;
+mod timeline;
 #[cfg(not(feature = "video"))]
 mod without;
 
+pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles};
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::{decoded, follow, imported, planned};
-pub(crate) use resize::{Filter, Resize};
+pub(crate) use resize::Resize;
+pub(crate) use timeline::Timeline;
 
 pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
 
 #[cfg(feature = "video")]
-pub(crate) use ffmpeg::Video;
+pub(crate) use cut::{cut, extent};
 #[cfg(feature = "video")]
-pub(crate) use ffmpeg::version;
+pub(crate) use encode::Encoder;
+#[cfg(feature = "video")]
+pub(crate) use ffmpeg::{Video, version};
+#[cfg(feature = "video")]
+pub(crate) use probe::timeline;
+#[cfg(feature = "video")]
+pub(crate) use still::still;
 #[cfg(not(feature = "video"))]
-pub(crate) use without::Video;
-#[cfg(not(feature = "video"))]
-pub(crate) use without::version;
+pub(crate) use without::{Encoder, Video, cut, extent, still, timeline, version};
 
 /// How the frames of videos are stored.
 #[derive(
@@ -48,4 +68,17 @@ pub enum Frames {
     Array,
     /// As PNG files.
     Png,
+}
+
+/// How the pixels of a resized picture are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Filter {
+    /// A triangle as wide as two pixels, or as two pixels of the smaller picture: Pillow's
+    /// `BILINEAR`, which torchvision calls `antialias=True`.
+    #[default]
+    Bilinear,
+    /// The mean of the pixels that a pixel covers: Pillow's `BOX`. OpenCV's `INTER_AREA` differs
+    /// from it by at most 1 where a picture shrinks.
+    Area,
 }

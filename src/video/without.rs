@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
-use crate::video::Frames;
+use crate::video::{Encoding, Extent, Frames, Run, Timeline};
 
 /// Returns the name and the version of the decoder.
 ///
@@ -19,7 +19,7 @@ pub(crate) fn version() -> Result<String> {
 /// The error for a build without a decoder.
 fn absent() -> Error {
     Error::usage(
-        "videos cannot be decoded: this trajmill was built without the Cargo feature `video`",
+        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature `video`",
     )
     .hint(
         "install FFmpeg's libraries (on Debian: apt-get install libavcodec-dev libavfilter-dev \
@@ -27,11 +27,24 @@ fn absent() -> Error {
     )
 }
 
+/// Finds the frames of a video file.
+///
+/// # Errors
+///
+/// Always returns an error: this build has no decoder.
+pub(crate) fn timeline(_: &Path) -> Result<Timeline> {
+    Err(absent())
+}
+
 /// A video, of which there are no values.
 pub(crate) struct Video(Infallible);
 
 impl Video {
-    pub(crate) fn open(_: &Path, _: usize) -> Result<Video> {
+    pub(crate) fn open(_: &Path) -> Result<Video> {
+        Err(absent())
+    }
+
+    pub(crate) fn open_with(_: &Path, _: usize) -> Result<Video> {
         Err(absent())
     }
 
@@ -48,6 +61,50 @@ impl Video {
     }
 
     pub(crate) fn frame(&mut self, _: f64, _: f64, _: Frames, _: &mut Vec<u8>) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+/// Returns how much of a file a run of frames is.
+pub(crate) fn extent(_: &Path, _: &Run) -> Result<Extent> {
+    Err(absent())
+}
+
+/// Cuts a run of frames out of a video.
+pub(crate) fn cut(_: &Path, _: &Path, _: &Run) -> Result<()> {
+    Err(absent())
+}
+
+/// Decodes an image file.
+pub(crate) fn still(_: &[u8], _: &mut Vec<u8>) -> Result<[usize; 2]> {
+    Err(absent())
+}
+
+/// A video that is being written, of which there are no values.
+pub(crate) struct Encoder(Infallible);
+
+impl Encoder {
+    pub(crate) fn create(_: &Path, _: [usize; 2], _: f64, _: &Encoding) -> Result<Encoder> {
+        Err(absent())
+    }
+
+    pub(crate) fn frames(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub(crate) fn size(&self) -> [usize; 2] {
+        match self.0 {}
+    }
+
+    pub(crate) fn push(&mut self, _: &[u8]) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn finish(self) -> Result<()> {
         match self.0 {}
     }
 }

@@ -138,7 +138,7 @@ fn import(
             job.run(source, staging, observer).map(|_| ())
         })?;
     }
-    let dataset = Dataset::open(&root)?;
+    let dataset = to_import.with_frames(Dataset::open(&root)?)?;
     Ok(Dataset {
         name: name.to_owned(),
         ..dataset

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use super::reduce::Reduce;
 use crate::stage::support::infer::bind::{Files, Precision};
 use crate::stage::support::infer::described;
+use crate::stage::support::infer::pixels::FrameOptions;
 use crate::stage::support::infer::state::Carried;
 use crate::stage::support::infer::windows::WindowOptions;
 use crate::stage::support::limit::Limit;
@@ -32,6 +33,9 @@ pub(super) struct Label {
     /// the ends of a trajectory, `next` and `prev` follow `window: {edge: …}`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    #[schemars(description = described::FRAMES)]
+    pub(super) frames: Option<FrameOptions>,
     #[serde(default)]
     #[schemars(description = described::STATE)]
     pub(super) state: BTreeMap<String, Carried>,

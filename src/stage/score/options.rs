@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::stage::support::infer::bind::{Files, Precision};
 use crate::stage::support::infer::described;
+use crate::stage::support::infer::pixels::FrameOptions;
 use crate::stage::support::infer::state::Carried;
 
 /// Adds or replaces columns of `steps` with the outputs of any ONNX model: rewards, values,
@@ -26,6 +27,9 @@ pub(super) struct Score {
     /// `observation`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, Fed>>,
+    #[serde(default)]
+    #[schemars(description = described::FRAMES)]
+    pub(super) frames: Option<FrameOptions>,
     #[serde(default)]
     #[schemars(description = described::STATE)]
     pub(super) state: BTreeMap<String, Carried>,

@@ -1,5 +1,11 @@
 //! Descriptions of the options that `label` and `score` have in common.
 
+/// The option `frames`.
+pub(in crate::stage) const FRAMES: &str = "How inputs get frames, such as `{size: [224, 224], \
+    scale: unit}`: the size to resize to, the order of axes, scale, mean and standard deviation. \
+    One form for all inputs with frames, or one for each by name, such as `{img: {size: [224, \
+    224]}}`. Default: frames as they are.";
+
 /// The option `state`.
 pub(in crate::stage) const STATE: &str = "State of a recurrent model: the output that each state \
     input takes its values from at the next step, such as `{h: h_out}`. It is zero at the first \
@@ -17,4 +23,5 @@ pub(in crate::stage) const ALLOW_RANDOM: &str = "Whether the model may draw rand
 /// The option `batch`.
 pub(in crate::stage) const BATCH: &str = "Rows per batch. The last bits of values may depend on \
     it. Default: the model's own batch size if it is fixed, else 64 for a recurrent model, 512 on \
-    a CPU and 16384 on a GPU.";
+    a CPU and 16384 on a GPU. With frames, as many rows as 4,194,304 values of the inputs hold \
+    (67,108,864 on a GPU), if these are fewer.";

@@ -125,7 +125,7 @@ impl Format {
                 .map(String::as_str)
                 .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;
-        if options.frames != Frames::Reference {
+        if options.frames.kind != Frames::Reference {
             video::version()?;
         }
         Ok(reader)

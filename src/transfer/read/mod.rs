@@ -27,6 +27,7 @@ pub(crate) mod task;
 pub(crate) use choice::Choice;
 pub(crate) use options::NonFinite;
 pub(crate) use options::{Alignment, Axes, FinalAction};
+pub(crate) use options::{FrameOptions, FramesAt};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};

@@ -12,14 +12,14 @@ use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
+use crate::dataset::{Dataset, Decode, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
 use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
-use crate::video;
+use crate::video::{self, Frames, refers};
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";
@@ -32,6 +32,14 @@ enum From {
     Own(Dataset, Option<String>),
 }
 
+/// Frames that take the place of references after an import.
+struct Late {
+    /// How they are decoded.
+    frames: Frames,
+    /// What decodes them, as far as it is known before the import.
+    by: Arc<dyn Decode>,
+}
+
 /// A source that is imported before it is read.
 pub(crate) struct SourceToImport {
     /// Everything that the imported dataset depends on: the source's content and how it is read.
@@ -41,6 +49,8 @@ pub(crate) struct SourceToImport {
     /// The file or directory.
     pub path: PathBuf,
     from: From,
+    /// The frames that take the place of references once they are imported.
+    frames: Option<Late>,
     /// The number of bad trajectories that may be set aside without a failing exit code.
     pub allowed: u64,
     /// The columns to rename, as (old, new).
@@ -51,9 +61,25 @@ pub(crate) struct SourceToImport {
     about: SchemaRef,
     /// The columns of steps that other sources have and this one lacks. They come out as null.
     pub absent: Vec<String>,
+    /// The columns of steps that get another type, so that it holds the values of all sources: the
+    /// name, and the new type in words.
+    pub converted: Vec<(String, String)>,
 }
 
 impl SourceToImport {
+    /// Returns the imported dataset with decoded frames, or with references that can be followed.
+    ///
+    /// # Errors
+    /// Returns an error if a video cannot be opened.
+    pub(crate) fn with_frames(&self, dataset: Dataset) -> Result<Dataset> {
+        let frames = self.frames.as_ref();
+        let frames = frames.map_or(Frames::Reference, |late| late.frames);
+        match &self.content {
+            Some(content) => video::imported(dataset, frames, &self.path, content),
+            None => Ok(dataset),
+        }
+    }
+
     /// Returns what happens to bad trajectories.
     pub(crate) fn on_error(&self) -> OnError {
         match &self.from {
@@ -200,7 +226,7 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     if own {
         find_own(pipeline, input, path, fingerprint)
     } else {
-        find_foreign(input, path, fingerprint)
+        find_foreign(input, path, fingerprint, pipeline.inputs.len() == 1)
     }
 }
 
@@ -219,6 +245,12 @@ fn find_own(
             format!("`{name}` applies to foreign formats, and this source is a trajmill dataset");
         let hint = "leave it out, or name the source's format with `format`";
         return Err(Error::usage(message).hint(hint));
+    }
+    if !files::exists(&path)? {
+        let message = format!("{} does not exist", path.display());
+        let hint =
+            "check the path; a pipeline's relative paths start at the folder of the pipeline file";
+        return Err(Error::failed(message).hint(hint));
     }
     let dataset = Dataset::open(&path)?;
     fingerprint.set("source", &dataset.hash);
@@ -246,11 +278,13 @@ fn find_own(
         content: None,
         path,
         from: From::Own(dataset.clone(), task),
+        frames: None,
         allowed: 0,
         steps: renamed(&steps, &names)?,
         names,
         about: import::identified(&about),
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         name: dataset.name.clone(),
@@ -260,31 +294,61 @@ fn find_own(
     })
 }
 
-fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> Result<Found> {
+fn find_foreign(
+    input: &Input,
+    path: PathBuf,
+    mut fingerprint: Fingerprint,
+    alone: bool,
+) -> Result<Found> {
     if input.videos.is_some() {
         let message = "`videos` applies to trajmill datasets, and this source is a foreign one";
         let hint = "leave it out: a foreign dataset refers to its own videos";
         return Err(Error::usage(message).hint(hint));
     }
     let name = source_name(&path).unwrap_or_default();
-    let format = format::resolve(input.format.as_deref(), &path)?;
+    let format = format::resolve(input.format.as_deref(), &path, &input.options)?;
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
-    for (name, value) in input.options.depends()? {
+    let source = format.open(&path, &input.options)?;
+    let (about, mut steps) = (import::identified(&source.about()), source.schema());
+    let mut options = input.options.clone();
+    options.frames.kind = Frames::Reference;
+    let frames = match input.options.frames.kind {
+        Frames::Reference => None,
+        // Several sources are compared by the columns that an import writes.
+        _ if !alone => None,
+        frames => {
+            let referred = format.open(&path, &options)?.schema();
+            let late = late(&referred, &steps).map(|fields| {
+                let by = video::planned(fields, &content)?;
+                Ok::<_, Error>(Late { frames, by })
+            });
+            let late = late.transpose()?;
+            if late.is_some() {
+                steps = referred;
+            }
+            late
+        }
+    };
+    if frames.is_none() {
+        options.frames = input.options.frames;
+    }
+    for (name, value) in options.depends()? {
         fingerprint.set(name, value);
     }
-    let source = format.open(&path, &input.options)?;
     let import = SourceToImport {
         fingerprint,
         content: Some(content),
-        steps: source.schema(),
+        steps,
         path,
-        from: From::Format(format, input.options.clone()),
+        from: From::Format(format, options),
+        frames,
         allowed: input.allowed,
         names: Vec::new(),
-        about: import::identified(&source.about()),
+        about,
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         dataset: None,
@@ -292,6 +356,18 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         import,
         widen: input.widen,
     })
+}
+
+/// Returns the columns of frames among `steps`, if these are the columns `referred` but for frames
+/// in place of references.
+fn late(referred: &Schema, steps: &Schema) -> Option<Vec<Field>> {
+    let pairs = || referred.fields().iter().zip(steps.fields());
+    let same = pairs().all(|(stored, made)| {
+        stored.name() == made.name() && (stored.data_type() == made.data_type() || refers(stored))
+    });
+    let made = pairs().filter(|(stored, made)| stored.data_type() != made.data_type());
+    let made: Vec<Field> = made.map(|(_, made)| made.as_ref().clone()).collect();
+    (same && referred.fields().len() == steps.fields().len() && !made.is_empty()).then_some(made)
 }
 
 /// Gives all sources the columns of all of them. Returns the first source whose columns contradict
@@ -312,6 +388,7 @@ fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     for source in found {
         let import = &mut source.import;
         import.absent = union::missing(&steps, &import.steps);
+        import.converted = union::converted(&steps, &import.steps);
         import.steps = Arc::clone(&steps);
         import.about = Arc::clone(&about);
     }
@@ -394,6 +471,10 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         decoded: None,
         video_root: None,
         ledger: Arc::default(),
+    };
+    let dataset = match &import.frames {
+        Some(late) => dataset.decoding(Arc::clone(&late.by)),
+        None => dataset,
     };
     Ok((dataset, Some(import)))
 }

@@ -19,9 +19,8 @@ struct Packets {
 impl Packets {
     fn open(path: &Path) -> Result<Packets> {
         let (input, stream) = demux::open(path)?;
-        let unit = input
-            .stream(stream)
-            .map_or(0.0, |stream| f64::from(stream.time_base()));
+        let unit = input.stream(stream);
+        let unit = unit.map_or(1.0, |stream| f64::from(stream.time_base()));
         Ok(Packets {
             input,
             stream,
@@ -76,7 +75,8 @@ impl Packets {
 ///
 /// Returns an error if the file cannot be read.
 pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
-    examine(Packets::open(path)?, run).map_err(|error| {
+    let mut packets = Packets::open(path)?;
+    examine(&mut packets, run).map_err(|error| {
         Error::failed(format!(
             "{}: cannot read the video: {error}",
             path.display()
@@ -85,7 +85,7 @@ pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
     })
 }
 
-fn examine(mut packets: Packets, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
+fn examine(packets: &mut Packets, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
     let Some((mut packet, is_first)) = packets.key(run.from, run.tolerance)? else {
         return Ok(Extent::Unaligned);
     };
@@ -129,8 +129,9 @@ fn examine(mut packets: Packets, run: &Run) -> Result<Extent, ffmpeg_next::Error
 ///
 /// Returns an error if the file cannot be read, or if the video cannot be written.
 pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
+    let mut packets = Packets::open(from)?;
     drop(store::create(to)?);
-    copy(Packets::open(from)?, to, run).map_err(|error| {
+    copy(&mut packets, to, run).map_err(|error| {
         Error::failed(format!(
             "cannot cut {} out of {}: {error}",
             to.display(),
@@ -142,7 +143,7 @@ pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
     store::sync_file(to)
 }
 
-fn copy(mut packets: Packets, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
+fn copy(packets: &mut Packets, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
     let source = packets.input.stream(packets.stream);
     let source = source.ok_or(ffmpeg_next::Error::StreamNotFound)?;
     let unit = source.time_base();
@@ -178,14 +179,15 @@ fn copy(mut packets: Packets, to: &Path, run: &Run) -> Result<(), ffmpeg_next::E
 /// Returns an error if it has another number, or if it cannot be read.
 pub(crate) fn ensure_frames(path: &Path, frames: u64) -> Result<()> {
     let mut packets = Packets::open(path)?;
-    let mut count = || {
+    let mut count = || -> Result<u64, ffmpeg_next::Error> {
         let mut found = 0;
         while packets.next()?.is_some() {
             found += 1;
         }
-        Ok::<_, ffmpeg_next::Error>(found)
+        Ok(found)
     };
-    match count() {
+    let found = count();
+    match found {
         Ok(found) if found == frames => Ok(()),
         Ok(found) => Err(Error::failed(format!(
             "{} has {found} frames, but {frames} were written",

@@ -13,6 +13,7 @@ use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame};
 
 use super::demux;
+use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::{Frames, TOLERANCE};
 
@@ -46,6 +47,7 @@ pub(crate) fn version() -> Result<String> {
 /// An open video file.
 pub(crate) struct Video {
     path: PathBuf,
+    threads: usize,
     input: format::context::Input,
     stream: usize,
     /// The unit of the stream's times, in seconds.
@@ -71,13 +73,14 @@ struct Decoded {
 }
 
 impl Video {
-    /// Opens the video at `path`.
+    /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
+    /// cores for 0.
     ///
     /// # Errors
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open(path: &Path) -> Result<Video> {
+    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
@@ -91,6 +94,7 @@ impl Video {
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
                 context.set_threading(threading::Config {
                     kind: threading::Type::Frame,
+                    count: threads,
                     ..threading::Config::default()
                 });
                 let decoder = context.decoder();
@@ -110,6 +114,7 @@ impl Video {
         })?;
         Ok(Video {
             path: path.to_owned(),
+            threads,
             input,
             stream: at,
             unit,
@@ -176,6 +181,33 @@ impl Video {
         frames: Frames,
         out: &mut Vec<u8>,
     ) -> Result<()> {
+        let path = self.path.clone();
+        let (picture, png) = self.found(seconds, tolerance)?;
+        if frames == Frames::Png {
+            return encode(png, picture, out)
+                .map_err(|error| cannot_convert(&path, seconds, error));
+        }
+        let rows = shown(picture).rows();
+        rows.for_each(|row| out.extend_from_slice(row));
+        Ok(())
+    }
+
+    /// Returns the frame that is nearest to `seconds`, and nearer than `tolerance`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such frame, or if the file is damaged.
+    pub(crate) fn picture(&mut self, seconds: f64, tolerance: f64) -> Result<Picture<'_>> {
+        self.found(seconds, tolerance)
+            .map(|(picture, _)| shown(picture))
+    }
+
+    /// Returns the nearest frame in RGB, and the encoder of PNG files.
+    fn found(
+        &mut self,
+        seconds: f64,
+        tolerance: f64,
+    ) -> Result<(&frame::Video, &mut Option<encoder::Video>)> {
         let found = match self.find(seconds, tolerance) {
             Ok(Side::Before) => self.before.as_mut(),
             Ok(Side::Last) => self.last.as_mut(),
@@ -185,24 +217,13 @@ impl Video {
                 return Err(error);
             }
         };
-        let appended = found
-            .map_or(Err(ffmpeg_next::Error::Bug), |found| {
-                convert(&mut self.rgb, found)
-            })
-            .and_then(|picture| match frames {
-                Frames::Png => encode(&mut self.png, picture, out),
-                Frames::Array | Frames::Reference => {
-                    copy(picture, out);
-                    Ok(())
-                }
-            });
-        appended.map_err(|error| {
-            Error::failed(format!(
-                "{}: the frame at {seconds:.4} s cannot be converted: {error}",
-                self.path.display()
-            ))
-            .hint("re-encode the video as yuv420p")
-        })
+        let converted = found.map_or(Err(ffmpeg_next::Error::Bug), |found| {
+            convert(&mut self.rgb, found)
+        });
+        match converted {
+            Ok(picture) => Ok((picture, &mut self.png)),
+            Err(error) => Err(cannot_convert(&self.path, seconds, error)),
+        }
     }
 
     /// Decodes up to the frame that is nearest to `seconds`, and says which of the two it is.
@@ -295,7 +316,7 @@ impl Video {
                 return Ok(());
             }
         }
-        *self = Video::open(&self.path)?;
+        *self = Video::open(&self.path, self.threads)?;
         self.advance()
     }
 
@@ -382,13 +403,23 @@ fn convert<'a>(
     Ok(decoded.picture.insert(picture))
 }
 
-/// Appends the rows of a picture.
-fn copy(picture: &frame::Video, out: &mut Vec<u8>) {
-    let rows = picture
-        .data(0)
-        .chunks(picture.stride(0))
-        .take(picture.height() as usize);
-    rows.for_each(|row| out.extend_from_slice(&row[..3 * picture.width() as usize]));
+/// Returns the pixels of a frame in RGB.
+fn shown(picture: &frame::Video) -> Picture<'_> {
+    Picture {
+        height: picture.height() as usize,
+        width: picture.width() as usize,
+        stride: picture.stride(0),
+        rgb: picture.data(0),
+    }
+}
+
+/// The error for a frame that cannot be converted.
+fn cannot_convert(path: &Path, seconds: f64, error: ffmpeg_next::Error) -> Error {
+    Error::failed(format!(
+        "{}: the frame at {seconds:.4} s cannot be converted: {error}",
+        path.display()
+    ))
+    .hint("re-encode the video as yuv420p")
 }
 
 /// Appends a picture as a PNG file.
@@ -474,8 +505,9 @@ impl Rgb {
         );
         graph.add(&found("buffer")?, "in", &source)?;
         graph.add(&found("buffersink")?, "out", "")?;
-        let scale =
-            format!("scale=flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24");
+        let scale = format!(
+            "scale=threads=1:flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24"
+        );
         graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
         graph.validate()?;
         Ok(Rgb { format, graph })

@@ -17,6 +17,7 @@ mod pictures;
 #[cfg(feature = "video")]
 mod probe;
 mod references;
+mod resize;
 #[cfg(feature = "video")]
 mod still;
 mod timeline;
@@ -25,7 +26,8 @@ mod without;
 
 pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles};
 pub(crate) use pictures::{Pictures, field};
-pub(crate) use references::decoded;
+pub(crate) use references::{decoded, follow, imported, planned};
+pub(crate) use resize::{Filter, Resize};
 pub(crate) use timeline::Timeline;
 
 pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, TOLERANCE_KEY, reference, refers};

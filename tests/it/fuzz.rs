@@ -114,7 +114,7 @@ targets! {
 /// Reads a dataset of the format `name` to its end or its last error.
 fn foreign(name: &str, path: &Path) -> Result<()> {
     let format = FORMATS.iter().find(|format| format.name == name).unwrap();
-    let _detected = format::resolve(None, path);
+    let _detected = format::resolve(None, path, &Options::default());
     format.validate(path, &Options::default())?;
     let mut outcome = Ok(());
     // Damage behind the first and the last frames of a video shows when all are decoded.

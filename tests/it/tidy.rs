@@ -53,7 +53,7 @@ const HOMES: [(&str, &[&str]); 19] = [
             "transfer/read/options.rs",
             "transfer/write/options.rs",
             "train/options.rs",
-            "video/mod.rs",
+            "video/",
         ],
     ),
     ("candle_core", &["train/"]),

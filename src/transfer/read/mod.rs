@@ -12,7 +12,7 @@ pub(crate) mod arrays;
 mod choice;
 pub(crate) mod concatenated;
 pub(crate) mod environments;
-mod gaps;
+pub(crate) mod gaps;
 pub(crate) mod groups;
 pub(crate) mod import;
 mod options;

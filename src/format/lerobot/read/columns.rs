@@ -76,7 +76,8 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
 }
 
-/// Returns the trajectory columns: those that trajmill wrote, the split, and the statistics of videos.
+/// Returns the trajectory columns: those that trajmill wrote, the split, and the statistics of
+/// videos.
 pub(crate) fn trajectory_columns(info: &Info, own: &RecordBatch) -> SchemaRef {
     let mut fields = own.schema().fields().to_vec();
     if !info.splits.is_empty() && !fields.iter().any(|field| field.name() == SPLIT) {

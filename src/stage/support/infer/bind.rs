@@ -4,10 +4,12 @@ use arrow::datatypes::{DataType, Schema};
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::Input;
+use super::frames::{self, Wanted};
 use super::names::{did_you_mean, quoted};
+use super::pixels::PixelOptions;
 use super::state::{self, State};
 use super::windows::{Edge, Window};
+use super::{Input, Of};
 use crate::dataset::schema::type_name;
 use crate::expr::{self, Expression};
 use crate::model::{Element, Port, Spec, USE_ONNX_RUNTIME, listed};
@@ -186,6 +188,7 @@ pub(in crate::stage) fn blame(given: bool, option: &str, message: String) -> Mis
 pub(in crate::stage) fn batch(
     given: Option<usize>,
     spec: &Spec,
+    (inputs, rows): (&[Input], &[Vec<usize>]),
     states: &[State],
     context: &Context,
 ) -> Result<usize, Misfit> {
@@ -211,6 +214,9 @@ pub(in crate::stage) fn batch(
         (None, Some((rows, _))) => Ok(rows),
         (None, None) => {
             let usual = context.models.runtime()?.batch().max(1);
+            if inputs.iter().any(|input| input.shown().is_some()) {
+                return Ok(frames::batch(rows, usual));
+            }
             Ok(state::default_batch(usual, states))
         }
     }
@@ -309,16 +315,40 @@ pub(in crate::stage) fn check_inputs<'a>(
     .at("inputs"))
 }
 
-/// Binds the expression `sql` to `port`, or a window (past, future, edge) of it. Beyond the ends of
-/// a trajectory, `next` and `prev` follow `along`. Returns the input and the shape of one of its
-/// rows.
+/// How an input is bound.
+#[derive(Clone, Copy)]
+pub(in crate::stage) struct Binding<'a> {
+    /// The columns of steps.
+    pub(in crate::stage) steps: &'a Schema,
+    /// What `next` and `prev` are beyond the ends of a trajectory.
+    pub(in crate::stage) along: expr::Edge,
+    /// The window of an expression: past, future and edge.
+    pub(in crate::stage) window: Option<(usize, usize, Edge)>,
+    /// The window of frames: past and future.
+    pub(in crate::stage) around: Option<(usize, usize)>,
+    /// The form of frames.
+    pub(in crate::stage) pixels: Option<&'a PixelOptions>,
+    /// Whether the model is recurrent.
+    pub(in crate::stage) recurrent: bool,
+}
+
+/// Binds the expression `sql` to `port`, or a window of it. Returns the input and the shape of one
+/// of its rows.
 pub(in crate::stage) fn input(
     sql: &str,
     port: &Port,
-    steps: &Schema,
-    along: expr::Edge,
-    window: Option<(usize, usize, Edge)>,
+    binding: Binding,
 ) -> Result<(Input, Vec<usize>), Misfit> {
+    let Binding {
+        steps,
+        along,
+        window,
+        ..
+    } = binding;
+    let wanted = Wanted { sql, port, binding };
+    if let Some(bound) = frames::input(&wanted)? {
+        return Ok(bound);
+    }
     let expression = Expression::bind(sql, steps, Some(along))?;
     let found = expression.data_type().clone();
     let Some((element, width)) = numbers(&found) else {
@@ -364,7 +394,7 @@ pub(in crate::stage) fn input(
     Ok((
         Input {
             name: port.name.clone(),
-            expression,
+            of: Of::Expression(expression),
             element: port.element,
             width,
             window,

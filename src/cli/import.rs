@@ -8,6 +8,7 @@ use super::arguments::{Pairs, formats, pairs, word};
 use super::progress::{Busy, Progress};
 use super::{Command, interruptible, print};
 use crate::dataset::Dataset;
+use crate::dataset::videos::Videos;
 use crate::error::Result;
 use crate::error::wording::count;
 use crate::run::{self, Observer};
@@ -83,6 +84,12 @@ pub(super) struct Import {
     /// decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
+    /// How the dataset gets the videos that its rows refer to: `link` links the files, or copies
+    /// them from another file system; `copy` copies them, so that a change of the source does not
+    /// reach them; `reference` leaves them in the source, and whatever reads them needs `--videos`
+    /// or `videos` with the directory of the source
+    #[arg(long, value_name = "HOW", default_value = "link", value_parser = word::<Videos>)]
+    videos: Videos,
     /// Response to an observation, action or reward that is NaN or infinite: `fail` takes its
     /// trajectory for a bad one, `keep` imports it as it is
     #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<NonFinite>)]
@@ -124,6 +131,7 @@ impl Command for Import {
             final_action: self.final_action,
             alignment: self.alignment,
             frames: self.frames,
+            videos: self.videos,
             non_finite: self.non_finite,
             task: self.task.clone(),
             on_error: self.on_error,

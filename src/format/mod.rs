@@ -28,6 +28,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::dataset::files;
+use crate::dataset::videos::Videos;
 use crate::error::{Error, Result, caught, nearest};
 use crate::inspect::{self, Findings};
 use crate::transfer::read::task::Tasked;
@@ -111,6 +112,7 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
+        let videos = (options.videos != Videos::default()).then_some("videos");
         // The import handles bad trajectories and tasks of every format, and every reader takes the
         // choice of columns.
         self.verify_options(
@@ -118,12 +120,19 @@ impl Format {
             given
                 .keys()
                 .map(String::as_str)
+                .chain(videos)
                 .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;
         if options.frames != Frames::Reference {
             video::version()?;
         }
         Ok(reader)
+    }
+
+    /// Whether the format refers to videos, which a dataset that is made from it can own.
+    pub fn has_videos(&self) -> bool {
+        let reader = self.read.as_ref();
+        reader.is_some_and(|reader| reader.takes.contains(&"videos"))
     }
 
     /// Verifies that the format takes all options that the user gave.

@@ -11,6 +11,7 @@ use super::{Fingerprint, Phase, Plan, Sink, Training, checks};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::TOOL;
+use crate::dataset::videos::Videos;
 use crate::error::Result;
 use crate::model::{Device, ModelOptions, Pin, Runtime};
 use crate::stage::{
@@ -28,7 +29,9 @@ use crate::train;
 pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result<Plan> {
     let mut faults = pipeline.faults.clone();
     let (sources, imports): (Vec<Dataset>, Vec<Option<SourceToImport>>) =
-        sources::look(pipeline, &mut faults).into_iter().unzip();
+        sources::look(pipeline, videos(pipeline), &mut faults)
+            .into_iter()
+            .unzip();
     let Some(first) = sources.first() else {
         return Err(pipeline.source.error(faults));
     };
@@ -69,6 +72,17 @@ pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result
         text: pipeline.source.text.clone(),
         params: pipeline.params.clone(),
     })
+}
+
+/// What the first result does with the videos that the sources refer to. A copy is made when the
+/// result is, so a source is imported with links.
+fn videos(pipeline: &PipelineFile) -> Videos {
+    let first = pipeline.stages.iter().find(|stage| writes_a_result(stage));
+    let how = first.and_then(|stage| stage.options.get("videos")?.as_str());
+    match how {
+        Some("reference") => Videos::Reference,
+        _ => Videos::Link,
+    }
 }
 
 /// The registry entry of a stage; `None` if there is no stage of its name.

@@ -12,6 +12,7 @@ use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::videos::Videos;
 use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
@@ -41,6 +42,8 @@ pub(crate) struct SourceToImport {
     /// The file or directory.
     pub path: PathBuf,
     from: From,
+    /// How the imported dataset gets the videos that its rows refer to.
+    pub videos: Videos,
     /// The number of bad trajectories that may be set aside without a failing exit code.
     pub allowed: u64,
     /// The columns to rename, as (old, new).
@@ -130,9 +133,11 @@ struct Found {
     widen: bool,
 }
 
-/// Looks at the sources of `pipeline`: their columns, and which of them to import first.
+/// Looks at the sources of `pipeline`: their columns, and which of them to import first. `videos`
+/// says what happens to the videos that they refer to.
 pub(super) fn look(
     pipeline: &PipelineFile,
+    videos: Videos,
     faults: &mut Vec<Diagnostic>,
 ) -> Vec<(Dataset, Option<SourceToImport>)> {
     let mut found: Vec<Found> = Vec::new();
@@ -145,7 +150,7 @@ pub(super) fn look(
         }
     };
     for input in &pipeline.inputs {
-        match find(pipeline, input) {
+        match find(pipeline, input, videos) {
             Ok(source) => found.push(source),
             Err(error) => faults.push(fault(input, error)),
         }
@@ -189,7 +194,7 @@ pub(super) fn carried(trajectories: &Schema) -> Schema {
     Schema::new(kept.cloned().collect::<Vec<_>>())
 }
 
-fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
+fn find(pipeline: &PipelineFile, input: &Input, videos: Videos) -> Result<Found> {
     let path = pipeline.locate(&input.path);
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", TOOL);
@@ -198,9 +203,9 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
         None => files::exists(&layout::manifest(&path))? || !files::exists(&path)?,
     };
     if own {
-        find_own(pipeline, input, path, fingerprint)
+        find_own(pipeline, input, path, fingerprint, videos)
     } else {
-        find_foreign(input, path, fingerprint)
+        find_foreign(input, path, fingerprint, videos)
     }
 }
 
@@ -209,6 +214,7 @@ fn find_own(
     input: &Input,
     path: PathBuf,
     mut fingerprint: Fingerprint,
+    how: Videos,
 ) -> Result<Found> {
     let given = input.options.given()?;
     if let Some(name) = given
@@ -227,6 +233,9 @@ fn find_own(
     if let Some(decoded) = &dataset.decoded {
         fingerprint.set("frames", decoded.by.depends());
     }
+    if adopts(&dataset, how) {
+        fingerprint.set("videos", "owned");
+    }
     let (mut steps, mut about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
     let task = input.options.task.clone();
     if let Some(task) = &task {
@@ -240,6 +249,7 @@ fn find_own(
         content: None,
         path,
         from: From::Own(dataset.clone(), task),
+        videos: how,
         allowed: 0,
         steps: renamed(&steps, &names)?,
         names,
@@ -254,7 +264,12 @@ fn find_own(
     })
 }
 
-fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> Result<Found> {
+fn find_foreign(
+    input: &Input,
+    path: PathBuf,
+    mut fingerprint: Fingerprint,
+    how: Videos,
+) -> Result<Found> {
     if input.videos.is_some() {
         let message = "`videos` applies to trajmill datasets, and this source is a foreign one";
         let hint = "leave it out: a foreign dataset refers to its own videos";
@@ -265,16 +280,29 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
+    let how = if format.has_videos() {
+        how
+    } else {
+        Videos::default()
+    };
+    if format.has_videos() && how != Videos::Reference {
+        fingerprint.set("videos", "owned");
+    }
     for (name, value) in input.options.depends()? {
         fingerprint.set(name, value);
     }
-    let source = format.open(&path, &input.options)?;
+    let options = Options {
+        videos: how,
+        ..input.options.clone()
+    };
+    let source = format.open(&path, &options)?;
     let import = SourceToImport {
         fingerprint,
         content: Some(content),
         steps: source.schema(),
         path,
-        from: From::Format(format, input.options.clone()),
+        from: From::Format(format, options),
+        videos: how,
         allowed: input.allowed,
         names: Vec::new(),
         about: import::identified(&source.about()),
@@ -286,6 +314,11 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         import,
         widen: input.widen,
     })
+}
+
+/// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.
+fn adopts(dataset: &Dataset, how: Videos) -> bool {
+    how != Videos::Reference && dataset.video_root.is_some() && dataset.decoded.is_none()
 }
 
 /// Gives all sources the columns of all of them. Returns the first source whose columns contradict
@@ -342,7 +375,9 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
         let fits = describe(&steps) == describe(&import.steps)
             && describe(&about) == describe(&import.about);
-        let unchanged = import.names.is_empty() && matches!(import.from, From::Own(_, None));
+        let unchanged = import.names.is_empty()
+            && matches!(import.from, From::Own(_, None))
+            && !adopts(&dataset, import.videos);
         if unchanged && (alone || fits) {
             return Ok((dataset, None));
         }

@@ -120,6 +120,7 @@ fn import(
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
             non_finite: to_import.non_finite(),
+            videos: to_import.videos,
             imports: to_import
                 .own()
                 .map_or(&[], |own| &own.manifest.lineage.imports),
@@ -133,8 +134,12 @@ fn import(
         })?;
     }
     let dataset = Dataset::open(&root)?;
+    // Only references that the dataset does not own need a folder.
+    let root = to_import
+        .own()
+        .map_or(Some(&to_import.path), |own| own.video_root.as_ref());
     Ok(Dataset {
         name: name.to_owned(),
-        ..dataset
+        ..dataset.with_videos(root.cloned())
     })
 }

@@ -17,6 +17,7 @@
 
 #[cfg(feature = "faults")]
 mod faults;
+mod linked;
 mod ownership;
 mod publication;
 mod removal;
@@ -32,6 +33,7 @@ use std::path::Path;
 use super::layout::folder;
 use crate::error::{Error, Result};
 
+pub(crate) use linked::{copy, link};
 pub(crate) use ownership::{append, lock, refuse_links, take_dir};
 pub(crate) use publication::{exchange, publish};
 pub(crate) use removal::{remove, remove_empty, remove_file};

@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::dataset::videos::Videos;
 use crate::error::{Error, Result};
 use crate::video::{self, Frames};
 
@@ -72,6 +73,10 @@ pub struct Options {
     /// with the Cargo feature `video`
     #[serde(skip_serializing_if = "at_default")]
     pub frames: Frames,
+    /// How an imported dataset gets the videos that its rows refer to. It changes no row, unless
+    /// references stay relative to the source. Default: `link`
+    #[serde(skip)]
+    pub videos: Videos,
     /// What to do with an observation, action or reward that is NaN or infinite. Default: `fail`,
     /// its trajectory is bad
     #[serde(skip_serializing_if = "at_default")]

@@ -57,7 +57,9 @@ impl Cameras {
             // A bad video is reported with its episode; any other tells the size of frames.
             let mut first = None;
             for episode in episodes {
-                let (path, _) = info.video_file(episode, at, &feature.name)?;
+                let Some((path, _)) = info.video_file(episode, at, &feature.name)? else {
+                    continue;
+                };
                 match Video::open(&info.root.join(path)) {
                     Ok(video) => {
                         return Ok(Camera {

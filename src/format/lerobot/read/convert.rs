@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, StructArray, UInt8Array,
-    make_array,
+    make_array, new_null_array,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type};
@@ -205,15 +205,17 @@ pub(crate) fn pixels(
 }
 
 /// Returns where the frames of a video feature are: the file, relative to the dataset, and the time
-/// of each frame in it, in seconds.
+/// of each frame in it, in seconds; `None` if the episode has no video of the feature.
 pub(crate) fn locate_frames(
     info: &Info,
     name: &str,
     at: usize,
     episode: &Episode,
     table: &RecordBatch,
-) -> Result<(String, Float64Array)> {
-    let (path, from) = info.video_file(episode, at, name)?;
+) -> Result<Option<(String, Float64Array)>> {
+    let Some((path, from)) = info.video_file(episode, at, name)? else {
+        return Ok(None);
+    };
     let times = match table.column_by_name("timestamp") {
         Some(times) => scalar_column("timestamp", times, &DataType::Float64)?,
         None => Arc::new(Float64Array::from_iter_values(
@@ -225,11 +227,14 @@ pub(crate) fn locate_frames(
         return Err(Error::failed("`timestamp` contains nulls")
             .hint("every frame of a video needs a time: fetch the file again"));
     }
-    Ok((path, times.unary(|time| from + time)))
+    Ok(Some((path, times.unary(|time| from + time))))
 }
 
-/// Returns references to frames.
-pub(crate) fn references((path, times): (String, Float64Array)) -> Result<ArrayRef> {
+/// Returns references to frames; null in all `rows` rows if there are none.
+pub(crate) fn references(frames: Option<(String, Float64Array)>, rows: usize) -> Result<ArrayRef> {
+    let Some((path, times)) = frames else {
+        return Ok(new_null_array(&DataType::Struct(reference()), rows));
+    };
     let paths = StringArray::from_iter_values(std::iter::repeat_n(path, times.len()));
     Ok(Arc::new(StructArray::try_new(
         reference(),

@@ -69,7 +69,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         let mut seen = HashSet::new();
         for episode in &episodes {
             match info.video_file(episode, at, &video.name) {
-                Ok((file, _))
+                Ok(Some((file, _)))
                     if seen.insert(file.clone())
                         && !dataset::files::is_file(&root.join(&file))? =>
                 {

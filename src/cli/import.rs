@@ -8,7 +8,6 @@ use super::arguments::{Pairs, formats, pairs, word};
 use super::progress::{Busy, Progress};
 use super::{Command, interruptible, print};
 use crate::dataset::Dataset;
-use crate::dataset::videos::Videos;
 use crate::error::Result;
 use crate::error::wording::count;
 use crate::run::{self, Observer};
@@ -16,7 +15,7 @@ use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::read::{
     Alignment, Axes, FinalAction, NonFinite, OnError, Options, quarantine,
 };
-use crate::video::Frames;
+use crate::video::{Frames, Videos};
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
 #[derive(Debug, clap::Args)]

@@ -95,8 +95,8 @@ impl Stamp {
         }
     }
 
-    /// Returns whether no byte of the file was written between this stamp and `other`, as far as the
-    /// time of the last write tells.
+    /// Returns whether no byte of the file was written between this stamp and `other`, as far as
+    /// the time of the last write tells.
     pub(super) fn is_as_written(&self, other: &Stamp) -> bool {
         self.written == other.written
     }

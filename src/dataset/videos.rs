@@ -86,29 +86,6 @@ pub(crate) fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
     .hint("references are relative to the dataset that was imported: import it again"))
 }
 
-/// How a dataset gets the videos that its rows refer to.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Videos {
-    /// Links the files into the dataset, or copies them from another file system.
-    #[default]
-    Link,
-    /// Copies the files into the dataset, so that nothing that happens to the source changes them.
-    Copy,
-    /// Leaves the files in the source. References are relative to it.
-    Reference,
-}
-
 /// A video that the steps of a source refer to.
 pub struct SourceVideo {
     /// The file.
@@ -126,7 +103,7 @@ pub(crate) struct VideoToOwn {
     pub from: PathBuf,
 }
 
-/// Links or copies `videos` into the dataset at `root`, which is not published yet, and returns
+/// Links `videos`, or copies them if `copy` is true, into the dataset at `root`, which is not published yet, and returns
 /// their entries in the manifest. What an earlier run has brought stays. Other files that it has
 /// left are removed.
 ///
@@ -135,7 +112,7 @@ pub(crate) struct VideoToOwn {
 pub(crate) fn own<'a>(
     root: &Path,
     videos: impl IntoIterator<Item = &'a VideoToOwn>,
-    how: Videos,
+    copy: bool,
 ) -> Result<Vec<VideoEntry>> {
     let folder = root.join(layout::VIDEOS);
     let mut entries: Vec<VideoEntry> = Vec::new();
@@ -147,11 +124,7 @@ pub(crate) fn own<'a>(
             bytes: entry.bytes,
             blake3: entry.blake3.clone(),
         };
-        let bring = if how == Videos::Copy {
-            store::copy
-        } else {
-            store::link
-        };
+        let bring = if copy { store::copy } else { store::link };
         bring(from, &root.join(&entry.path), &digest)?;
         entries.push(entry.clone());
     }

@@ -28,14 +28,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::dataset::files;
-use crate::dataset::videos::Videos;
 use crate::error::{Error, Result, caught, nearest};
 use crate::inspect::{self, Findings};
 use crate::transfer::read::task::Tasked;
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
 use crate::transfer::roundtrip::{note, restore};
 use crate::transfer::write::{WriteOptions, Writer};
-use crate::video::{self, Frames};
+use crate::video::{self, Frames, Videos};
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[

@@ -12,7 +12,6 @@ use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::videos::Videos;
 use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
@@ -21,6 +20,7 @@ use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
 use crate::video;
+use crate::video::Videos;
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";

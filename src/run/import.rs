@@ -9,7 +9,6 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::videos::Videos;
 use crate::dataset::{Account, Ancestry, Dataset, SourceContent, source_name, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
@@ -20,6 +19,7 @@ use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::task::SET_TASK;
 use crate::transfer::read::videos::Owned;
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
+use crate::video::Videos;
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";

@@ -9,7 +9,7 @@ use super::sources::Ready;
 use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
 use crate::dataset::manifest::VideoEntry;
-use crate::dataset::videos::{self, VideoToOwn, Videos};
+use crate::dataset::videos::{self, VideoToOwn};
 use crate::dataset::{Ancestry, Dataset};
 use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +17,7 @@ use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
 use crate::stage::Counted;
 use crate::transfer::read::quarantine;
+use crate::video::Videos;
 
 /// What the phases of an output did.
 pub(super) struct Made {
@@ -191,8 +192,8 @@ fn pass(
     Dataset::open(&staging.seal(&key, &manifest)?)
 }
 
-/// Gives the dataset at `root` the videos at `paths` that the sources own, and returns their entries
-/// in the manifest. Adds a warning if rows refer to other videos.
+/// Gives the dataset at `root` the videos at `paths` that the sources own, and returns their
+/// entries in the manifest. Adds a warning if rows refer to other videos.
 fn own_videos(
     paths: &BTreeSet<String>,
     sources: &[Dataset],
@@ -222,5 +223,5 @@ fn own_videos(
             made.warnings.push(warning);
         }
     }
-    videos::own(root, &videos, how)
+    videos::own(root, &videos, how == Videos::Copy)
 }

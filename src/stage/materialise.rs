@@ -5,10 +5,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Bound, Context, Misfit, Stage, options};
-use crate::dataset::videos::Videos;
 use crate::error::{Error, nearest};
 use crate::format::{self, FORMATS, Format};
 use crate::transfer::write::WriteOptions;
+use crate::video::Videos;
 
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {

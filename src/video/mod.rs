@@ -47,3 +47,26 @@ pub enum Frames {
     /// As PNG files.
     Png,
 }
+
+/// How a dataset gets the videos that its rows refer to.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Videos {
+    /// Links the files into the dataset, or copies them from another file system.
+    #[default]
+    Link,
+    /// Copies the files into the dataset, so that nothing that happens to the source changes them.
+    Copy,
+    /// Leaves the files in the source. References are relative to it.
+    Reference,
+}

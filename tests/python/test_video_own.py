@@ -4,7 +4,6 @@ PyAV says what a reference shows, os.stat what is linked, and blake3 is compared
 a file, which is its hash.
 """
 
-import itertools
 import json
 import os
 import pathlib
@@ -469,28 +468,41 @@ def test_videos_that_were_never_fetched_are_an_error(tmp_path):
     check(steps(tmp_path / "kept")[TOP].null_count == 0, "references to files that may come")
 
 
-def test_a_kill_at_any_operation_leaves_work_that_is_finished(source, tmp_path):
+def test_references_to_several_sources_are_ambiguous(tmp_path):
+    for name, seed in [("a", 1), ("b", 2)]:
+        one_camera(tmp_path / name, TOP, [9], seed)
+    path = oracle.pipeline(
+        tmp_path / "merge.json",
+        [{"path": str(tmp_path / name), "format": "lerobot"} for name in "ab"],
+        [{"materialise": {"path": "merged", "videos": "reference"}}],
+    )
+    message = trajmill("check", path, code=3).stderr
+    oracle.says(message, ["`videos: reference`", "`videos: link`"], "several sources")
+
+
+@pytest.mark.parametrize("command", ["run", "import"])
+def test_a_kill_at_any_operation_leaves_work_that_is_finished(source, tmp_path, command):
     """Links, copies and their durability are operations like all others."""
     root, _ = source
+    made, staging = tmp_path / "made", tmp_path / ".made.staging"
     trajmill("import", root, tmp_path / "own")
     path = oracle.pipeline(
         tmp_path / "run.json", tmp_path / "own", [*STAGES, {"materialise": {"path": "made"}}]
     )
-    trajmill("run", path, "--threads", 1, TRAJMILL_FAULT=f"count:{tmp_path / 'count'}")
+    command = ["run", path, "--threads", 1] if command == "run" else ["import", root, made]
+    trajmill(*command, TRAJMILL_FAULT=f"count:{tmp_path / 'count'}")
     if not (tmp_path / "count").exists():
         pytest.skip("this trajmill is built without the Cargo feature `faults`")
-    wanted = (tmp_path / "made/dataset.json").read_bytes()
+    wanted = (made / "dataset.json").read_bytes()
     operations = (tmp_path / "count").read_text().splitlines()
-    check(any("link" in line for line in operations), "links are counted")
-    first = next(at for at, line in enumerate(operations) if "videos" in line)
-    for at in itertools.chain(range(first, first + 8), [len(operations) - 3]):
-        shutil.rmtree(tmp_path / "made", ignore_errors=True)
-        shutil.rmtree(tmp_path / ".made.staging", ignore_errors=True)
-        done = trajmill(
-            "run", path, "--threads", 1, code=None, TRAJMILL_FAULT=f"kill:{at}"
-        )
-        check(done.returncode == -signal.SIGKILL, f"killed at {at}: {operations[at]}")
-        trajmill("run", path, "--threads", 1)
-        equal((tmp_path / "made/dataset.json").read_bytes(), wanted, f"killed at {at}")
-        owns(tmp_path / "made", f"killed at {at}")
-        check(not (tmp_path / ".made.staging").exists(), "nothing is left")
+    check(any(" link " in line for line in operations), "links are counted")
+    first = next(at for at, line in enumerate(operations, 1) if "/videos" in line)
+    for at in [*range(first, first + 8), len(operations) - 3]:
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        done = trajmill(*command, code=None, TRAJMILL_FAULT=f"kill:{at}")
+        check(done.returncode == -signal.SIGKILL, f"killed at {at}: {operations[at - 1]}")
+        trajmill(*command)
+        equal((made / "dataset.json").read_bytes(), wanted, f"killed at {at}")
+        owns(made, f"killed at {at}")
+        check(not staging.exists(), "nothing is left")

@@ -26,8 +26,9 @@ pub(crate) struct Episode {
     pub(crate) first: Option<u64>,
     /// One past its last row, if the metadata says.
     pub(crate) end: Option<u64>,
-    /// For each video feature: chunk, file, and the second at which the episode begins in it; `None`
-    /// if the episode has no video of it. Empty if path templates alone say where videos are.
+    /// For each video feature: chunk, file, and the second at which the episode begins in it;
+    /// `None` if the episode has no video of it. Empty if path templates alone say where videos
+    /// are.
     pub(crate) videos: Vec<Option<(u64, u64, f64)>>,
     /// Its row in [`Episodes::own_columns`].
     pub(crate) row: usize,

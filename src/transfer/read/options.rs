@@ -7,9 +7,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::dataset::videos::Videos;
 use crate::error::{Error, Result};
-use crate::video::{self, Frames};
+use crate::video::{self, Frames, Videos};
 
 /// The options of reading a foreign dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -8,10 +8,11 @@ use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value};
 
 use crate::dataset::manifest::VideoEntry;
-use crate::dataset::videos::{self, VideoToOwn, Videos};
+use crate::dataset::videos::{self, VideoToOwn};
 use crate::dataset::{Account, SourceContent, layout, store};
 use crate::error::Result;
 use crate::transfer::read::{IncomingTrajectory, Source, SourceVideo};
+use crate::video::Videos;
 
 /// A source whose references name the videos of the dataset that is made from it, by their content:
 /// see [`layout::video`].
@@ -59,7 +60,7 @@ impl<'a> Owned<'a> {
                 content.ensure_file_unchanged(&video.from)?;
             }
         }
-        videos::own(root, wanted, self.how)
+        videos::own(root, wanted, self.how == Videos::Copy)
     }
 
     /// Returns `steps` with references to videos of the dataset.

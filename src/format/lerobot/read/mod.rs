@@ -24,7 +24,7 @@ use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
 use self::convert::{images, locate_frames, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
 use crate::dataset::schema::{step, trajectory, type_name};
-use crate::dataset::videos::{Videos, resolve};
+use crate::dataset::videos::resolve;
 use crate::dataset::{self, Account};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
@@ -35,7 +35,7 @@ use crate::format::lerobot::modality;
 use crate::format::lerobot::tables::Tables;
 use crate::transfer::read::table::flags;
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, SourceVideo};
-use crate::video::Frames;
+use crate::video::{Frames, Videos};
 
 /// The features that say where the rows of an episode are and how it ends.
 const MARKERS: [&str; 10] = [

@@ -6,12 +6,12 @@ use super::arguments::{formats, word};
 use super::progress::Progress;
 use super::{Command, interruptible, print};
 use crate::dataset::Dataset;
-use crate::error::Result;
 use crate::error::wording::count;
+use crate::error::{Error, Result};
 use crate::format;
 use crate::run::{self, Observer};
 use crate::transfer::write::{Unlabelled, WriteOptions};
-use crate::video::{self, Frames};
+use crate::video::{self, Codec, Frames, Images, VideoFiles};
 
 /// Export a dataset to the format that a trainer loads, such as D4RL, Minari or LeRobot
 #[derive(Debug, clap::Args)]
@@ -59,10 +59,25 @@ pub(super) struct Export {
     /// `png` decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
-    /// LeRobot dataset that the references to videos are relative to; needs `--frames array` or
-    /// `--frames png`
-    #[arg(long, value_name = "DIRECTORY")]
-    videos: Option<PathBuf>,
+    /// How the files of videos reach a LeRobot dataset: `link`, `copy`, or `reencode` all frames; or
+    /// the directory that the references of the dataset are relative to, if it has no videos of its
+    /// own. Give it twice for both [default: link]
+    #[arg(long, value_name = "HOW|DIRECTORY")]
+    videos: Vec<String>,
+    /// Columns of images and of pixels (`uint8[H*W*3]`) in a LeRobot dataset: `image` files without
+    /// loss, or `video` [default: image]
+    #[arg(long, value_name = "KIND", value_parser = word::<Images>)]
+    images: Option<Images>,
+    /// Codec of videos that are encoded: `av1`, `h264` or `hevc` [default: av1]
+    #[arg(long, value_parser = word::<Codec>)]
+    codec: Option<Codec>,
+    /// Constant rate factor of videos that are encoded, for example 23: a smaller number gives
+    /// larger files that lose less [default: 30]
+    #[arg(long)]
+    crf: Option<u32>,
+    /// Number of frames from a key frame to the next in videos that are encoded [default: 2]
+    #[arg(long, value_name = "FRAMES", value_parser = clap::value_parser!(u32).range(1..))]
+    gop: Option<u32>,
     /// Replace an export at the same path that was made from different inputs
     #[arg(long)]
     overwrite: bool,
@@ -74,9 +89,10 @@ impl Command for Export {
     fn run(&self) -> Result<()> {
         let format = format::writable(&self.to)?;
         let dataset = Dataset::open(&self.dataset)?;
+        let (how, root) = self.videos()?;
         let (trajectories, rows) = (dataset.trajectory_count(), dataset.rows());
         let export = run::export::Export {
-            dataset: video::decoded(dataset, self.frames, self.videos.as_deref())?,
+            dataset: video::decoded(dataset, self.frames, root.as_deref())?,
             format,
             options: WriteOptions {
                 unlabelled: self.unlabelled,
@@ -86,6 +102,11 @@ impl Command for Export {
                 fps: self.fps,
                 robot: self.robot.clone(),
                 task: self.task.clone(),
+                videos: how,
+                images: self.images,
+                codec: self.codec,
+                crf: self.crf,
+                gop: self.gop,
                 note: String::new(),
             },
             overwrite: self.overwrite,
@@ -112,5 +133,25 @@ impl Command for Export {
             }
         }
         Ok(())
+    }
+}
+
+impl Export {
+    /// Returns the values of `--videos`: how files reach the output, and the directory that
+    /// references are relative to.
+    fn videos(&self) -> Result<(Option<VideoFiles>, Option<PathBuf>)> {
+        let (mut how, mut root) = (None, None);
+        for value in &self.videos {
+            let is_first = match word::<VideoFiles>(value) {
+                Ok(word) => how.replace(word).is_none(),
+                Err(_) => root.replace(PathBuf::from(value)).is_none(),
+            };
+            if !is_first {
+                return Err(Error::usage("`--videos` is given twice").hint(
+                    "give one of `link`, `copy` and `reencode`, and one directory, at most",
+                ));
+            }
+        }
+        Ok((how, root))
     }
 }

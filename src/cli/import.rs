@@ -79,6 +79,10 @@ pub(super) struct Import {
     /// action; `rsa`, the one with the observation after it
     #[arg(long, default_value = "sar", value_parser = word::<Alignment>)]
     alignment: Alignment,
+    /// Frames per second of the videos in a folder, for example `--fps 10`: each step gets the
+    /// frame that is shown at its time [default: those of the files]
+    #[arg(long, value_name = "RATE")]
+    fps: Option<f64>,
     /// Frames of LeRobot videos: `reference` keeps references to the files, `array` and `png`
     /// decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
@@ -129,6 +133,7 @@ impl Command for Import {
             split_on_gaps: self.split_on_gaps,
             final_action: self.final_action,
             alignment: self.alignment,
+            fps: self.fps,
             frames: self.frames,
             videos: self.videos,
             non_finite: self.non_finite,

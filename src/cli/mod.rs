@@ -7,6 +7,8 @@ mod arguments;
 mod check;
 mod diff;
 mod doctor;
+#[cfg(feature = "video")]
+mod encoders;
 mod export;
 mod import;
 mod info;
@@ -125,6 +127,10 @@ pub fn main() -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
+    #[cfg(feature = "video")]
+    if let Some(command) = matches.subcommand_name() {
+        encoders::silence(command);
+    }
     // A panic is reported once, as an error: by the worker that caught it, or here.
     std::panic::set_hook(Box::new(|_| {}));
     // Nothing of the arguments is used after a panic.

@@ -103,9 +103,9 @@ pub(crate) struct VideoToOwn {
     pub from: PathBuf,
 }
 
-/// Links `videos`, or copies them if `copy` is true, into the dataset at `root`, which is not published yet, and returns
-/// their entries in the manifest. What an earlier run has brought stays. Other files that it has
-/// left are removed.
+/// Links `videos`, or copies them if `copy` is true, into the dataset at `root`, which is not
+/// published yet, and returns their entries in the manifest. What an earlier run has brought stays.
+/// Other files that it has left are removed.
 ///
 /// # Errors
 /// Returns an error if a file is missing, has another length or cannot be written.
@@ -124,7 +124,11 @@ pub(crate) fn own<'a>(
             bytes: entry.bytes,
             blake3: entry.blake3.clone(),
         };
-        let bring = if copy { store::copy } else { store::link };
+        let bring = if copy {
+            store::copy_verified
+        } else {
+            store::link_verified
+        };
         bring(from, &root.join(&entry.path), &digest)?;
         entries.push(entry.clone());
     }

@@ -44,6 +44,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: true,
         whole: None,
+        text: true,
         takes: &[],
         write,
         note: None,

@@ -43,6 +43,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &[],
         write,
         note: Some(note),
@@ -154,7 +155,10 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             outgoing.length(),
             &|trajectory| trajectory.length,
         )?;
-        written.cannot_hold("`action_source`", "`infos/action_is_proxy`");
+        written.cannot_hold(
+            "`action_source`",
+            arrays::source_names(outgoing, "infos/action_is_proxy"),
+        );
     }
     let mut left_out = Vec::new();
     for column in arrays::extra_columns(outgoing.steps()) {

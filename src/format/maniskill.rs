@@ -63,14 +63,14 @@ fn probe(path: &Path) -> Result<bool> {
     let Some((file, _)) = find(path)? else {
         return Ok(false);
     };
-    let groups =
-        hdf5::groups(&hdf5::open(&file)?.root()).map_err(|error| error.at(file.display()))?;
+    let groups = hdf5::groups(&hdf5::open(&file)?.root(), &|_| false)
+        .map_err(|error| error.at(file.display()))?;
     let first = groups.iter().find(|(name, _)| name.starts_with(TRAJECTORY));
     let Some((_, first)) = first else {
         return Ok(false);
     };
-    let arrays = hdf5::datasets(first).map_err(|error| error.at(file.display()))?;
-    Ok(arrays.contains_key(ACTIONS))
+    let names = first.names().map_err(|error| error.at(file.display()))?;
+    Ok(names.iter().any(|name| name == ACTIONS))
 }
 
 /// What the JSON file says about each trajectory, by the name of its group.
@@ -102,7 +102,9 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             .hint("give the file trajectory.h5, or the folder that holds it alone")
     })?;
     let failed = |error: Error| error.at(path.display());
-    let groups = hdf5::groups(&hdf5::open(&path)?.root()).map_err(failed)?;
+    let root = hdf5::open(&path)?.root();
+    let is_trajectory = |name: &str| name.starts_with(TRAJECTORY);
+    let groups = hdf5::groups(&root, &is_trajectory).map_err(failed)?;
     let index = |name: &String| {
         name.strip_prefix(TRAJECTORY)
             .and_then(|number| number.parse::<u64>().ok())
@@ -161,6 +163,11 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     });
     common.name_task();
     common.leave_out_files(others);
+    for name in root.names().map_err(failed)? {
+        if !groups.contains_key(&name) || index(&name).is_none() {
+            common.leave_out(name, "it is not a trajectory");
+        }
+    }
     let mut absent: Vec<&String> = episodes
         .keys()
         .filter(|name| !groups.contains_key(*name))

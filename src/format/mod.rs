@@ -21,6 +21,7 @@ mod rlds;
 mod robomimic;
 mod tensordict;
 mod tfagents;
+mod videofolder;
 mod zarr;
 
 use std::path::Path;
@@ -58,6 +59,7 @@ pub const FORMATS: &[Format] = &[
     robomimic::ROBOSUITE,
     tensordict::FORMAT,
     tfagents::FORMAT,
+    videofolder::FORMAT,
     zarr::FORMAT,
 ];
 

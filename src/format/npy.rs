@@ -32,6 +32,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: true,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &[],
         write,
         note: None,
@@ -56,7 +57,10 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
                     outgoing.rows(),
                     &|leaving| leaving.steps.num_rows(),
                 )?;
-                written.cannot_hold("`action_source`", "`action_is_proxy.npy`");
+                written.cannot_hold(
+                    "`action_source`",
+                    arrays::source_names(outgoing, "action_is_proxy.npy"),
+                );
             }
             name if arrays::stream_column(outgoing, &mut sink, name, name, true)? => {}
             name => left_out.push(name.to_owned()),

@@ -40,6 +40,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &[],
         write,
         note: Some(note),
@@ -203,7 +204,10 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             let name = format!("action_is_{word}");
             columns.insert(name.clone(), name);
         }
-        written.cannot_hold("`action_source`", "the array `action_is_proxy`");
+        written.cannot_hold(
+            "`action_source`",
+            arrays::source_names(outgoing, "action_is_proxy"),
+        );
     }
     arrays::report_left_out(&mut written, &left_out);
     written.cannot_hold(

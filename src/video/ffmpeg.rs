@@ -6,18 +6,18 @@
 //! loaders, by FFmpeg's own conversion, with the matrix and the range that the frame declares.
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::format::Pixel;
-use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame, log, media};
+use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame};
 
+use super::demux;
 use crate::error::{Error, Result};
 use crate::video::{Frames, TOLERANCE};
 
-/// Whether the libraries are initialised.
-static READY: Once = Once::new();
+/// The most pixels of a frame: those of 8K video. A file may claim more than memory can hold.
+const MOST_PIXELS: &str = "33554432";
 
 /// The most seconds ahead up to which decoding is assumed to be faster than seeking.
 const NEAR: f64 = 2.0;
@@ -82,28 +82,25 @@ impl Video {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
         };
-        READY.call_once(|| {
-            // Registers the texts of errors, which cannot fail.
-            let _ = ffmpeg_next::init();
-            // Errors are reported by the callers, once.
-            log::set_level(log::Level::Quiet);
-        });
-        let input = format::input(path).map_err(|error| failed("cannot open the video", error))?;
-        let stream = input.streams().best(media::Type::Video);
-        let stream = stream.ok_or_else(|| {
+        let (input, at) = demux::open(path)?;
+        let stream = input.stream(at).ok_or_else(|| {
             failed(
                 "the file has no video stream",
                 ffmpeg_next::Error::StreamNotFound,
             )
         })?;
-        let (unit, at) = (f64::from(stream.time_base()), stream.index());
+        let unit = f64::from(stream.time_base());
         let decoder =
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
                 context.set_threading(threading::Config {
                     kind: threading::Type::Frame,
                     ..threading::Config::default()
                 });
-                context.decoder().video()
+                let decoder = context.decoder();
+                let codec = decoder::find(decoder.id());
+                let codec = codec.ok_or(ffmpeg_next::Error::DecoderNotFound)?;
+                let limits = Dictionary::from_iter([("max_pixels", MOST_PIXELS)]);
+                decoder.open_as_with(codec, limits)?.video()
             });
         let decoder = decoder.map_err(|error| failed("the video cannot be decoded", error))?;
         Ok(Video {
@@ -130,6 +127,34 @@ impl Video {
             self.decoder.height() as usize,
             self.decoder.width() as usize,
         ]
+    }
+
+    /// Decodes the next frame and returns its time in seconds; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the frame cannot be decoded.
+    pub(super) fn next_time(&mut self) -> Result<Option<f64>> {
+        self.advance()?;
+        match &self.last {
+            Some(last) if last.damaged => Err(self.damaged("the next frame is damaged")),
+            last => Ok(last.as_ref().map(|last| last.at)),
+        }
+    }
+
+    /// Decodes from the key frame at or before `seconds` to the end, and returns the time of the
+    /// last frame in seconds.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a frame cannot be decoded.
+    pub(super) fn last_time(&mut self, seconds: f64) -> Result<Option<f64>> {
+        self.seek(seconds)?;
+        let mut last = self.last.as_ref().map(|last| last.at);
+        while let Some(time) = self.next_time()? {
+            last = Some(time);
+        }
+        Ok(last)
     }
 
     /// Appends the frame that is nearest to `seconds`, and nearer than `tolerance`, to `out`: RGB,

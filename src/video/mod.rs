@@ -5,25 +5,43 @@
 //! [`Video`] is then a type without values.
 
 #[cfg(feature = "video")]
+mod cut;
+#[cfg(feature = "video")]
+mod demux;
+#[cfg(feature = "video")]
+mod encode;
+#[cfg(feature = "video")]
 mod ffmpeg;
+mod output;
 mod pictures;
+#[cfg(feature = "video")]
+mod probe;
 mod references;
+#[cfg(feature = "video")]
+mod still;
+mod timeline;
 #[cfg(not(feature = "video"))]
 mod without;
 
+pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles};
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::decoded;
+pub(crate) use timeline::Timeline;
 
 pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
 
 #[cfg(feature = "video")]
-pub(crate) use ffmpeg::Video;
+pub(crate) use cut::{cut, extent};
 #[cfg(feature = "video")]
-pub(crate) use ffmpeg::version;
+pub(crate) use encode::Encoder;
+#[cfg(feature = "video")]
+pub(crate) use ffmpeg::{Video, version};
+#[cfg(feature = "video")]
+pub(crate) use probe::timeline;
+#[cfg(feature = "video")]
+pub(crate) use still::still;
 #[cfg(not(feature = "video"))]
-pub(crate) use without::Video;
-#[cfg(not(feature = "video"))]
-pub(crate) use without::version;
+pub(crate) use without::{Encoder, Video, cut, extent, still, timeline, version};
 
 /// How the frames of videos are stored.
 #[derive(

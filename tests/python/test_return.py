@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 
+import blake3
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -37,8 +38,9 @@ EXTRA = {
     "lerobot": ["timestamp", "frame_index", "episode_index", "index", "task"],
     "rlds": ["discount"],
 }
-# Formats of plain arrays, which hold no text and so no `action_model`; the export says so.
+# Formats of plain arrays, which hold no text: `action_model` becomes codes into a table.
 TEXTLESS = ("d3rlpy", "d4rl", "ogbench", "robomimic")
+CODES = "trajmill.action_model"
 # Formats that hold steps without actions as they are.
 GAPS = ("arrow", "rlds")
 # Formats that can do without actions altogether.
@@ -129,11 +131,11 @@ def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(
         check(set(policy_features(features)) == {"observation.state", "action"}, f"{features}")
         marks = {f"trajmill.action_{mark}" for mark in ("source", "std", "valid")}
         check(marks <= set(features), f"{marks} are in {list(features)}")
-    model = ["action_model"] if name in TEXTLESS else []
-    check(all(column in said for column in model), f"{name}: what is left out is named: {said}")
+    if name in TEXTLESS:
+        says(said, ["`action_model`", f"`{CODES}`"], f"{name}: the codes are named")
     # D4RL and LeRobot have no row for what stands beside a final observation.
     beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
-    but = EXTRA.get(name, []) + beside + model
+    but = EXTRA.get(name, []) + beside
     same_dataset(labelled, back, f"{name} with labels", but)
     check(set(beside) <= set(table(back).column_names), f"{name}: {beside} are there")
     found, wanted = manifest(back)["statistics"], manifest(labelled)["statistics"]
@@ -162,6 +164,70 @@ def test_a_label_without_a_spread_comes_back_without_one(shared, tmp_path, name)
     check(0 < wanted.null_count < len(wanted), "some labels have a spread")
     back, _ = there_and_back(made, tmp_path, name)
     check(table(back)["action_std"].to_pylist() == wanted.to_pylist(), f"{name}: action_std")
+
+
+def codes_of(path, name):
+    """The codes of models in a file, trajectory after trajectory, and the table they point into."""
+    if name == "ogbench":
+        with np.load(path) as file:
+            return file[CODES], json.loads(file["trajmill/envelope"].tobytes())["models"]
+    with h5py.File(path) as file:
+        prefix = {"d4rl": "metadata/trajmill"}.get(name, "trajmill")
+        models = json.loads(file[f"{prefix}/envelope"][()].tobytes())["models"]
+        if name == "d4rl":
+            return file[f"infos/{CODES}"][()], models
+        groups = {"d3rlpy": "trajmill/{}", "robomimic": "data/demo_{}"}[name]
+        found, index = [], 0
+        while groups.format(index) in file:
+            found.append(file[groups.format(index)][CODES][()])
+            index += 1
+        return np.concatenate(found), models
+
+
+@pytest.fixture(scope="module")
+def two_models(shared):
+    """Recorded actions, and labels of two models with other weights; and the hash of each."""
+    import onnx
+
+    hashes = []
+    for seed in range(2):
+        model = onnx.load(MODELS / "gaussian.onnx")
+        model.producer_name = f"model {seed}"
+        onnx.save(model, shared / f"model-{seed}.onnx")
+        hashes.append(blake3.blake3((shared / f"model-{seed}.onnx").read_bytes()).hexdigest())
+        label = {
+            "model": f"model-{seed}.onnx",
+            "window": {"past": 1, "future": 1, "edge": "repeat"},
+        }
+        Made(shared, f"unlabelled-{seed}", 31 + seed, [5, 3, 6])
+        hide = {"hide_actions": {"keep": 0.4, "from": {"lowest": 1.0, "by": "length"}, "seed": 1}}
+        processed(shared, f"by-{seed}", f"unlabelled-{seed}", [hide, {"label": label}])
+    return processed(shared, "two-models", ["by-0", "by-1"], []), hashes
+
+
+@pytest.mark.model
+@every_format
+def test_every_label_tells_its_model_after_both_ways(two_models, tmp_path, name):
+    made, hashes = two_models
+    wanted = table(made)["action_model"].to_pylist()
+    check(set(wanted) == {hash[:16] for hash in hashes} | {None}, f"two models: {set(wanted)}")
+    back, _ = there_and_back(made, tmp_path, name)
+    steps = table(back)
+    check(steps["action_model"].to_pylist() == wanted, f"{name}: {steps['action_model']}")
+    check(CODES not in steps.column_names, f"{name}: the codes are no column of their own")
+    for place, model in [(wanted.index(hash[:16]), hash) for hash in hashes]:
+        row = [str(steps[column][place].as_py()) for column in ("trajectory_id", "step")]
+        told = json.loads(trajmill("lineage", back, "--row", *row, "--json").stdout)["row"]
+        check({found["hash"] for found in told["models"]} == {model}, f"{name}: {told}")
+    if name in TEXTLESS:
+        codes, models = codes_of(tmp_path / FORMATS[name][0], name)
+        check(codes.dtype == np.int32, f"{name}: {codes.dtype}")
+        found = [models[code - 1] if code else None for code in codes]
+        final = table(made)["is_final"].to_pylist()
+        rows = wanted
+        if name == "d4rl":
+            rows = [model for model, is_final in zip(wanted, final) if not is_final]
+        check(found == rows, f"{name}: {codes} into {models}")
 
 
 # ---- steps without actions: refused or dropped, as the user says

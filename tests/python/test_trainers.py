@@ -8,6 +8,7 @@ import ast
 import collections
 import importlib.util
 import os
+import shutil
 
 import h5py
 import minari
@@ -451,3 +452,110 @@ def test_datasets_loads_plain_parquet_and_the_steps_of_a_dataset(tmp_path):
             ),
             "datasets: actions",
         )
+
+# --- What trajmill adds
+
+
+@pytest.fixture(scope="module")
+def labelled(shared):
+    """Recorded actions, and labels of a model."""
+    shutil.copy(oracle.MODELS / "gaussian.onnx", shared)
+    Made(shared, "recorded", 45, [5, 4, 7, 6])
+    hide = {"hide_actions": {"keep": 0.5, "from": {"lowest": 1.0, "by": "length"}, "seed": 2}}
+    label = {
+        "label": {"model": "gaussian.onnx", "window": {"past": 1, "future": 1, "edge": "repeat"}}
+    }
+    stages = [hide, label, {"materialise": {"path": "labelled"}}]
+    trajmill("run", oracle.pipeline(shared / "labelled.yaml", "recorded", stages))
+    check(table(shared / "labelled")["action_model"].null_count > 0, "recorded and predicted")
+    return shared / "labelled"
+
+
+def exported(dataset, folder, form, ending):
+    out = os.path.join(folder, f"set.{ending}")
+    said = trajmill("export", dataset, out, "--to", form).stderr
+    check("trajmill.action_model" in said, f"{form}: the codes are named: {said}")
+    return out, actions_of(dataset)
+
+
+def actions_of(dataset):
+    """The actions of each trajectory."""
+    steps = table(dataset)
+    steps = steps.filter(pa.compute.invert(steps["is_final"]))
+    ids = steps["trajectory_id"].to_numpy()
+    actions = column(steps, "action")[1]
+    return [actions[ids == id] for id in dict.fromkeys(ids)]
+
+
+@pytest.mark.model
+@pytest.mark.reference("d4rl")
+def test_d4rl_takes_no_code_of_a_model_for_data(labelled, tmp_path):
+    functions = d4rl_functions()
+    out, actions = exported(labelled, tmp_path, "d4rl", "hdf5")
+    found = functions["qlearning_dataset"](Environment(out))
+    known = {"observations", "actions", "next_observations", "rewards", "terminals"}
+    check(set(found) == known and found["actions"].shape[1] == 2, f"{set(found)}")
+    episodes = list(functions["sequence_dataset"](Environment(out)))
+    ours = {name for name in episodes[0] if name.endswith("action_model")}
+    check(ours == {"infos/trajmill.action_model"}, f"only among the infos: {ours}")
+    for episode, wanted in zip(episodes, actions, strict=True):
+        check(same(episode["actions"], wanted), "sequence_dataset: actions")
+
+
+@pytest.mark.model
+@pytest.mark.reference("d3rlpy")
+def test_d3rlpy_takes_no_code_of_a_model_for_data(labelled, tmp_path):
+    out, actions = exported(labelled, tmp_path, "d3rlpy", "h5")
+    buffer = load(out)
+    info = buffer.dataset_info
+    check(info.action_size == 2 and info.observation_signature.shape[0] == (3,), f"{info}")
+    for episode, wanted in zip(buffer.episodes, actions, strict=True):
+        check(same(episode.actions, wanted), "d3rlpy: actions")
+
+
+@pytest.mark.model
+@pytest.mark.reference("ogbench")
+def test_ogbench_takes_no_code_of_a_model_for_data(labelled, tmp_path):
+    from ogbench.utils import load_dataset
+
+    out, actions = exported(labelled, tmp_path, "ogbench", "npz")
+    found = load_dataset(out, ob_dtype=np.float32, action_dtype=np.float32)
+    known = {"observations", "actions", "next_observations", "terminals"}
+    check(set(found) == known, f"ogbench: {set(found)}")
+    check(same(found["actions"], np.concatenate(actions)), "ogbench: actions")
+
+
+@pytest.mark.model
+@pytest.mark.reference("robomimic")
+def test_robomimic_takes_no_code_of_a_model_for_data(labelled, tmp_path):
+    import robomimic.utils.obs_utils as obs_utils
+    from robomimic.utils.dataset import SequenceDataset
+
+    out, actions = exported(labelled, tmp_path, "robomimic", "hdf5")
+    with h5py.File(out) as file:
+        demos = [file[f"data/demo_{index}"] for index in range(len(file["data"]))]
+        check(all(list(demo["obs"]) == ["observation"] for demo in demos), "robomimic: obs")
+        check(
+            all(len(demo["trajmill.action_model"]) >= len(demo["actions"]) for demo in demos),
+            "the codes stand beside them",
+        )
+    obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["observation"]}})
+    dataset = SequenceDataset(
+        hdf5_path=out,
+        obs_keys=("observation",),
+        dataset_keys=("actions", "rewards", "dones"),
+        frame_stack=1,
+        seq_length=1,
+        pad_frame_stack=True,
+        pad_seq_length=True,
+        get_pad_mask=False,
+        goal_mode=None,
+        hdf5_cache_mode=None,
+        hdf5_use_swmr=True,
+    )
+    items = [dataset[index] for index in range(len(dataset))]
+    found = np.concatenate([item["actions"] for item in items])
+    scale = np.maximum(np.abs(np.concatenate(actions)).max(axis=0), 1)
+    check(np.allclose(found * scale, np.concatenate(actions)), "robomimic: actions")
+    known = {"obs", "next_obs", "actions", "rewards", "dones"}
+    check(set(items[0]) <= known, f"robomimic: {set(items[0])}")

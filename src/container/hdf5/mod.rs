@@ -1,12 +1,17 @@
 //! HDF5 files: groups, arrays and attributes, read through a library and written by [`write`].
 
+mod dense;
 mod element;
 mod encode;
+mod group;
+mod image;
+mod links;
 mod page_cache;
 mod stored_arrays;
+mod walk;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,18 +24,17 @@ use super::arrays::{self, ArrayColumns};
 use super::starts_with;
 use crate::dataset::files;
 use crate::error::{Error, Result};
-use page_cache::PageCache;
+use group::{Found, unreadable};
+use walk::walk;
 
 pub(crate) use encode::Element;
-pub(crate) use hdf5_pure::{Dataset, File, Group};
+pub(crate) use group::{File, Group, Reads, all, array, datasets, groups, member, open};
+pub(crate) use hdf5_pure::Dataset;
 pub(crate) use stored_arrays::stored_arrays;
 pub(crate) use write::{Attribute, Hdf5Writer};
 
 /// The first bytes of an HDF5 file.
 const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
-
-/// The deepest nesting of groups. A deeper file links to itself.
-const DEEPEST: usize = 16;
 
 /// Whether the file at `path` is an HDF5 file, or is named like one.
 ///
@@ -53,119 +57,12 @@ pub(crate) fn has_magic(path: &Path) -> Result<bool> {
     starts_with(path, MAGIC)
 }
 
-/// Opens the file at `path`. Its content is read on demand.
-pub(crate) fn open(path: &Path) -> Result<File> {
-    let file = PageCache::open(path)
-        .map_err(hdf5_pure::Error::Io)
-        .and_then(File::from_source);
-    file.map_err(|error| {
-        Error::failed(format!(
-            "{}: not a readable HDF5 file: {error}",
-            path.display()
-        ))
-        .hint("the file may be cut short: fetch or write it again")
-    })
-}
-
-/// What the library says of a group with a soft link, whose place in the file is not defined.
-const NO_PLACE: &str = "18446744073709551615";
-
-/// Returns the error for something that the library cannot read.
-fn unreadable(what: String) -> Error {
-    if what.contains(NO_PLACE) {
-        return Error::failed(what).hint(
-            "a group has a soft link, which trajmill does not follow: copy each member of the \
-             file to a new one with h5py's `source.copy(name, target, expand_soft=True)`",
-        );
-    }
-    Error::failed(what).hint("the file may be cut short or damaged: fetch or write it again")
-}
-
-/// Returns the group `name` in `group`; `None` if there is none.
-///
-/// # Errors
-/// Returns an error if the group exists and cannot be read.
-pub(crate) fn member(group: &Group, name: &str) -> Result<Option<Group>> {
-    let failed =
-        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `{name}`: {error}"));
-    if group
-        .groups()
-        .map_err(failed)?
-        .iter()
-        .all(|known| known != name)
-    {
-        return Ok(None);
-    }
-    group.group(name).map(Some).map_err(failed)
-}
-
-/// Returns the groups in a group by name, found in one walk. Each look-up by name would walk
-/// through all of them.
-///
-/// # Errors
-/// Returns an error if the groups cannot be listed.
-pub(crate) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
-    Ok(group
-        .iter_groups()
-        .map_err(|error| unreadable(format!("the groups cannot be listed: {error}")))?
-        .collect())
-}
-
-/// Returns the arrays in a group by name, found in one walk.
-///
-/// # Errors
-/// Returns an error if the arrays cannot be listed.
-pub(crate) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
-    Ok(group
-        .iter_datasets()
-        .map_err(|error| unreadable(format!("the arrays cannot be listed: {error}")))?
-        .collect())
-}
-
 /// Chooses the rows to read of the array `name` with `rows` rows.
 pub(crate) type Choose<'a> = &'a mut dyn FnMut(&str, u64) -> Range<u64>;
-
-/// Whether the array of a name is read.
-pub(crate) type Reads<'a> = &'a dyn Fn(&str) -> bool;
-
-/// Reads every array.
-pub(crate) fn all(_: &str) -> bool {
-    true
-}
 
 /// Chooses all rows.
 pub(crate) fn all_rows(_: &str, rows: u64) -> Range<u64> {
     0..rows
-}
-
-/// Calls `visit` with the name of every array under `group` that `reads` accepts, and with the
-/// array. Names begin with `prefix`.
-///
-/// # Errors
-/// Returns an error if a group cannot be read, if groups are nested too deep, or if `visit` fails.
-fn walk(
-    group: &Group,
-    prefix: &str,
-    reads: Reads,
-    visit: &mut dyn FnMut(String, &Dataset) -> Result<()>,
-) -> Result<()> {
-    if prefix.matches('/').count() > DEEPEST {
-        return Err(Error::failed(format!(
-            "groups are nested more than {DEEPEST} deep at `{prefix}`"
-        )));
-    }
-    let failed =
-        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
-    for (name, dataset) in group.iter_datasets().map_err(failed)? {
-        let name = format!("{prefix}{name}");
-        if reads(&name) {
-            visit(name, &dataset)?;
-        }
-    }
-    for (name, child) in group.iter_groups().map_err(failed)? {
-        walk(&child, &format!("{prefix}{name}/"), reads, visit)?;
-    }
-    Ok(())
 }
 
 /// Reads the rows that `choose` returns of the arrays under `group` whose names `reads` accepts, as
@@ -181,7 +78,7 @@ pub(crate) fn arrays(
     found: &mut ArrayColumns,
 ) -> Result<()> {
     walk(group, prefix, reads, &mut |name, dataset| {
-        let column = column(dataset, &name, choose)?;
+        let column = column(&dataset, &name, choose)?;
         found.extend(column.map(|column| (name, column)));
         Ok(())
     })
@@ -237,7 +134,7 @@ pub(crate) fn single_values(group: &Group, reads: Reads, found: &mut ArrayColumn
             .shape()
             .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))?;
         if shape.is_empty() {
-            let column = column_of(dataset, &name, 1, &[], &mut all_rows)?;
+            let column = column_of(&dataset, &name, 1, &[], &mut all_rows)?;
             found.extend(column.map(|column| (name, column)));
         }
         Ok(())
@@ -317,28 +214,15 @@ fn column_of(
     arrays::whole_column(name, &layout, bytes).map(Some)
 }
 
-/// Returns the array `name` of a file; `None` if it does not exist.
-fn array(file: &File, name: &str) -> Result<Option<Dataset>, hdf5_pure::Error> {
-    use hdf5_pure::{Error, FormatError};
-    match file.dataset(name) {
-        Ok(found) => Ok(Some(found)),
-        Err(
-            Error::Format(FormatError::PathNotFound(_))
-            | Error::NotADataset(_)
-            | Error::NotAGroup(_),
-        ) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether a file has the array `name`.
+/// Whether a file has the array `name`, or a link of this name that is not followed.
 ///
 /// # Errors
 /// Returns an error if that cannot be found out.
 pub(crate) fn has_array(file: &File, name: &str) -> Result<bool> {
-    let found = array(file, name)
-        .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))?;
-    Ok(found.is_some())
+    Ok(matches!(
+        file.root().find(name)?,
+        Found::Array(_) | Found::Unread(_)
+    ))
 }
 
 /// Returns the bytes of the array `name`; `None` if it does not exist.
@@ -346,8 +230,9 @@ pub(crate) fn has_array(file: &File, name: &str) -> Result<bool> {
 /// # Errors
 /// Returns an error if the array exists and cannot be read.
 pub(crate) fn bytes(file: &File, name: &str) -> Result<Option<Vec<u8>>> {
-    array(file, name)
-        .and_then(|found| found.map(|dataset| dataset.read_raw()).transpose())
+    let bytes = array(&file.root(), name)?.map(|dataset| dataset.read_raw());
+    bytes
+        .transpose()
         .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))
 }
 
@@ -360,6 +245,7 @@ pub(crate) fn attributes(root: &Group, metadata: &mut Map<String, Value>) -> Res
     let failed = |error: hdf5_pure::Error| {
         unreadable(format!("cannot read the attributes of a group: {error}"))
     };
+    let root = root.library();
     let values = root.attrs().map_err(failed)?;
     let mut types: Vec<_> = root.attr_datatypes().map_err(failed)?.into_iter().collect();
     types.sort_by(|a, b| a.0.cmp(&b.0));

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hdf5_pure::{FormatError, Source};
 
@@ -18,8 +18,11 @@ const PAGE_BYTES: usize = 1 << 13;
 /// The number of pages in the cache. A page has the slot of its number modulo this.
 const SLOTS: usize = 128;
 
-/// A file and the cache of its pages.
-pub(crate) struct PageCache {
+/// A file and the cache of its pages. Clones share both.
+#[derive(Clone)]
+pub(crate) struct PageCache(Arc<Pages>);
+
+struct Pages {
     file: File,
     length: u64,
     /// The first failure of the file system. The library passes over some errors, so every read
@@ -41,14 +44,16 @@ impl PageCache {
     pub(crate) fn open(path: &Path) -> io::Result<PageCache> {
         let file = files::open(path)?;
         let length = file.metadata()?.len();
-        Ok(PageCache {
+        Ok(PageCache(Arc::new(Pages {
             file,
             length,
             failed: OnceLock::new(),
             kept: Mutex::new((0..SLOTS).map(|_| None).collect()),
-        })
+        })))
     }
+}
 
+impl Pages {
     /// Fills `bytes` from the pages that contain them.
     fn gather(&self, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +82,7 @@ impl PageCache {
 
 impl Source for PageCache {
     fn len(&self) -> u64 {
-        self.length
+        self.0.length
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), FormatError> {
@@ -88,22 +93,22 @@ impl Source for PageCache {
                 offset,
                 length: wanted,
             })?;
-        if end > self.length {
+        if end > self.0.length {
             return Err(FormatError::UnexpectedEof {
                 expected: end as usize,
-                available: self.length as usize,
+                available: self.0.length as usize,
             });
         }
-        if let Some(error) = self.failed.get() {
+        if let Some(error) = self.0.failed.get() {
             return Err(FormatError::Source(error.clone()));
         }
         let read = if buf.len() >= PAGE_BYTES {
-            self.file.read_exact_at(buf, offset)
+            self.0.file.read_exact_at(buf, offset)
         } else {
-            self.gather(offset, buf)
+            self.0.gather(offset, buf)
         };
         read.map_err(|error| {
-            let first = self.failed.get_or_init(|| error.to_string());
+            let first = self.0.failed.get_or_init(|| error.to_string());
             FormatError::Source(first.clone())
         })
     }

@@ -5,7 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::super::arrays::{ArrayLayout, ArrayReader, StoredArray};
-use super::{DEEPEST, Dataset, File, Group, Reads, attributes, element, unreadable};
+use super::group::{Reads, unreadable};
+use super::walk::walk;
+use super::{Dataset, File, attributes, element};
 use crate::error::{Error, Result};
 
 /// Bytes that a read of an array aims at.
@@ -27,82 +29,60 @@ pub(crate) fn stored_arrays(
         metadata: Map::new(),
         file: path.display().to_string(),
         is_data,
-        reads,
     };
     attributes(&file.root(), &mut found.metadata).map_err(|error| error.at(path.display()))?;
-    found
-        .group(&file.root(), "", 0)
-        .map_err(|error| error.at(path.display()))?;
+    walk(&file.root(), "", reads, &mut |name, dataset| {
+        found.add(name, dataset)
+    })
+    .map_err(|error| error.at(path.display()))?;
     Ok((found.parts, found.metadata))
 }
 
 /// The content of a file.
-struct Found<'a> {
+struct Found {
     parts: Vec<StoredArray>,
     metadata: Map<String, Value>,
     file: String,
     is_data: fn(&str) -> bool,
-    reads: Reads<'a>,
 }
 
-impl Found<'_> {
-    fn group(&mut self, group: &Group, prefix: &str, depth: usize) -> Result<()> {
+impl Found {
+    /// Adds the array `name`.
+    fn add(&mut self, name: String, dataset: Dataset) -> Result<()> {
         let failed = |error: hdf5_pure::Error| {
-            unreadable(format!("cannot read the group `/{prefix}`: {error}"))
+            unreadable(format!("cannot read the dataset `{name}`: {error}"))
         };
-        if depth > DEEPEST {
-            return Err(Error::failed(format!(
-                "groups are nested more than {DEEPEST} deep at `/{prefix}`"
-            )));
-        }
-        let mut datasets: Vec<(String, Dataset)> = group.iter_datasets().map_err(failed)?.collect();
-        datasets.sort_by(|a, b| a.0.cmp(&b.0));
-        for (name, dataset) in datasets {
-            let name = format!("{prefix}{name}");
-            if !(self.reads)(&name) {
-                continue;
+        let shape = dataset.shape().map_err(failed)?;
+        let datatype = dataset.datatype().map_err(failed)?;
+        match shape.split_first() {
+            Some((rows, row)) if (self.is_data)(&name) => {
+                let layout = element::layout(&name, &datatype, *rows, row)?;
+                let block = block_rows(&dataset, &layout);
+                let rows = Rows {
+                    file: self.file.clone(),
+                    name,
+                    dataset,
+                    row_bytes: layout.row_bytes(),
+                    block,
+                    next: 0,
+                    buffer: Vec::new(),
+                    at: 0,
+                };
+                self.parts.push(StoredArray {
+                    layout,
+                    reader: Box::new(rows),
+                });
             }
-            let failed = |error: hdf5_pure::Error| {
-                unreadable(format!("cannot read the dataset `{name}`: {error}"))
-            };
-            let shape = dataset.shape().map_err(failed)?;
-            let datatype = dataset.datatype().map_err(failed)?;
-            match shape.split_first() {
-                Some((rows, row)) if (self.is_data)(&name) => {
-                    let layout = element::layout(&name, &datatype, *rows, row)?;
-                    let block = block_rows(&dataset, &layout);
-                    let rows = Rows {
-                        file: self.file.clone(),
-                        name,
-                        dataset,
-                        row_bytes: layout.row_bytes(),
-                        block,
-                        next: 0,
-                        buffer: Vec::new(),
-                        at: 0,
-                    };
-                    self.parts.push(StoredArray {
-                        layout,
-                        reader: Box::new(rows),
-                    });
-                }
-                _ if shape.iter().product::<u64>() == 1 => {
-                    // A value that only describes the data must not prevent reading the data.
-                    let value = element::scalar(&dataset, &datatype)
-                        .unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
-                    self.metadata.insert(name, value);
-                }
-                _ => {
-                    self.metadata
-                        .insert(name, Value::from(format!("not imported: shape {shape:?}")));
-                }
+            _ if shape.iter().product::<u64>() == 1 => {
+                // A value that only describes the data must not prevent reading the data.
+                let value = element::scalar(&dataset, &datatype)
+                    .unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
+                self.metadata.insert(name, value);
             }
-        }
-        let mut groups = group.groups().map_err(failed)?;
-        groups.sort();
-        for name in groups {
-            let child = group.group(&name).map_err(failed)?;
-            self.group(&child, &format!("{prefix}{name}/"), depth + 1)?;
+            _ => {
+                self.metadata
+                    .insert(name, Value::from(format!("not imported: shape {shape:?}")));
+            }
         }
         Ok(())
     }

@@ -495,7 +495,7 @@ mod tests {
         let mut file = Hdf5Writer::create(&path).unwrap();
         write(&mut file);
         file.finish().unwrap();
-        let file = super::super::open(&path).unwrap();
+        let file = File::open(&path).unwrap();
         (folder, file)
     }
 

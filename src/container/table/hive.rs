@@ -15,7 +15,7 @@ const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 const EXACT: f64 = (1_u64 << 53) as f64;
 
 /// A key and its value; `None` is null.
-pub(super) type Key = (String, Option<String>);
+pub(crate) type Key = (String, Option<String>);
 
 /// Returns whether `name`, the name of a folder, is a key and its value.
 pub(crate) fn is_key(name: &str) -> bool {
@@ -26,7 +26,7 @@ pub(crate) fn is_key(name: &str) -> bool {
 ///
 /// # Errors
 /// Returns an error if a key has two values.
-pub(super) fn keys(root: &Path, file: &Path) -> Result<Vec<Key>> {
+pub(crate) fn keys(root: &Path, file: &Path) -> Result<Vec<Key>> {
     let folders = file
         .strip_prefix(root)
         .ok()
@@ -85,7 +85,7 @@ fn decoded(text: &str) -> String {
 
 /// Returns the type of a key that has `values`. It is a number only if every value is one, written
 /// as numbers are written: `3` is, `03`, `+3` and `3.10` are not.
-pub(super) fn data_type<'a>(values: impl Iterator<Item = &'a str> + Clone) -> DataType {
+pub(crate) fn data_type<'a>(values: impl Iterator<Item = &'a str> + Clone) -> DataType {
     let integer = |text: &str| text.parse::<i64>().is_ok_and(|n| n.to_string() == text);
     let float = |text: &str| {
         text.parse::<f64>().is_ok_and(|n| {
@@ -100,7 +100,7 @@ pub(super) fn data_type<'a>(values: impl Iterator<Item = &'a str> + Clone) -> Da
 }
 
 /// Returns the column of one row that `value` is, with a type that [`data_type`] returned.
-pub(super) fn column(value: Option<&str>, data_type: &DataType) -> ArrayRef {
+pub(crate) fn column(value: Option<&str>, data_type: &DataType) -> ArrayRef {
     match data_type {
         DataType::Int64 => Arc::new(Int64Array::from(vec![value.and_then(|n| n.parse().ok())])),
         DataType::Float64 => Arc::new(Float64Array::from(vec![value.and_then(|n| n.parse().ok())])),

@@ -16,7 +16,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_n
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
-pub(crate) use self::hive::is_key;
+pub(crate) use self::hive::{Key, column, data_type, is_key, keys};
 use super::Batches;
 use super::int96::Units;
 use super::record_batches::{TableFile, damaged};

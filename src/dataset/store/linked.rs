@@ -17,13 +17,13 @@ const AT_ONCE: usize = 1 << 20;
 
 /// Gives the file at `from`, which has the length and hash `digest`, the further name `to`, without
 /// reading it. Links at `from` are followed. Where one file cannot have both names, as on two file
-/// systems, the file is copied: see [`copy`]. A file that an earlier run left at `to` stays.
+/// systems, the file is copied: see [`copy_verified`]. A file that an earlier run left at `to` stays.
 ///
 /// The name is durable after the directory of `to` is synced.
 ///
 /// # Errors
 /// Returns an error if `from` is no file or has another length, or if `to` cannot be written.
-pub(crate) fn link(from: &Path, to: &Path, digest: &Digest) -> Result<()> {
+pub(crate) fn link_verified(from: &Path, to: &Path, digest: &Digest) -> Result<()> {
     let file = open(from, digest)?;
     let linked = attempt("link", to, || match whole::link(&file, to) {
         Ok(linked) => Ok(Some(linked.is_some())),
@@ -61,7 +61,7 @@ pub(crate) fn link(from: &Path, to: &Path, digest: &Digest) -> Result<()> {
 ///
 /// # Errors
 /// Returns an error if `from` is no file or has other bytes, or if `to` cannot be written.
-pub(crate) fn copy(from: &Path, to: &Path, digest: &Digest) -> Result<()> {
+pub(crate) fn copy_verified(from: &Path, to: &Path, digest: &Digest) -> Result<()> {
     copied(&open(from, digest)?, from, to, digest)
 }
 
@@ -128,8 +128,8 @@ mod tests {
         let digest = store::digest(&at("blob")).unwrap();
         let inode = |name: &str| at(name).symlink_metadata().unwrap().ino();
         for _ in 0..2 {
-            link(&at("name"), &at("linked"), &digest).unwrap();
-            copy(&at("name"), &at("copied"), &digest).unwrap();
+            link_verified(&at("name"), &at("linked"), &digest).unwrap();
+            copy_verified(&at("name"), &at("copied"), &digest).unwrap();
         }
         assert_eq!(inode("linked"), inode("blob"));
         assert_ne!(inode("copied"), inode("blob"));
@@ -138,7 +138,7 @@ mod tests {
             bytes: 7,
             ..digest.clone()
         };
-        for make in [link, copy] {
+        for make in [link_verified, copy_verified] {
             let message = make(&at("name"), &at("x"), &wrong).unwrap_err().message;
             assert!(
                 message.contains("has 6 bytes, and 7 are expected"),
@@ -167,10 +167,10 @@ mod tests {
             blake3: "0".repeat(64),
             ..digest.clone()
         };
-        let message = link(&from, &to, &wrong).unwrap_err().message;
+        let message = link_verified(&from, &to, &wrong).unwrap_err().message;
         assert!(message.contains("other bytes"), "{message}");
         assert!(!to.exists());
-        link(&from, &to, &digest).unwrap();
+        link_verified(&from, &to, &digest).unwrap();
         assert_eq!(std::fs::read(&to).unwrap(), b"frames");
     }
 }

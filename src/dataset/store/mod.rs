@@ -17,6 +17,7 @@
 
 #[cfg(feature = "faults")]
 mod faults;
+mod link;
 mod linked;
 mod ownership;
 mod publication;
@@ -33,7 +34,8 @@ use std::path::Path;
 use super::layout::folder;
 use crate::error::{Error, Result};
 
-pub(crate) use linked::{copy, link};
+pub(crate) use link::{copy, link_or_copy};
+pub(crate) use linked::{copy_verified, link_verified};
 pub(crate) use ownership::{append, lock, refuse_links, take_dir};
 pub(crate) use publication::{exchange, publish};
 pub(crate) use removal::{remove, remove_empty, remove_file};
@@ -92,6 +94,11 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Makes the bytes of an open file durable.
 pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     attempt("sync", path, || file.sync_all())
+}
+
+/// Makes the bytes of the file at `path` durable, which a library has written.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    attempt("sync", path, || File::open(path)?.sync_all())
 }
 
 /// Makes the names in a directory durable.

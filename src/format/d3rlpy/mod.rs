@@ -8,7 +8,7 @@
 mod version_1;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
+use crate::transfer::roundtrip::models::Models;
 use crate::transfer::write::{Writer, nulls};
 
 /// The registry entry.
@@ -42,6 +43,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &[],
         write: write::write,
         note: Some(note),
@@ -51,6 +53,12 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The group of everything that d3rlpy's own arrays cannot hold.
 const PREFIX: &str = "trajmill/";
+
+/// The names of the parts of a trajectory, before its number.
+const PARTS: [&str; 4] = [OBSERVATIONS, "actions", "rewards", "terminated"];
+
+/// The arrays about all trajectories.
+const ABOUT: [&str; 3] = ["num_episodes", "columns", "version"];
 
 /// The name of observations, before the number of their trajectory.
 const OBSERVATIONS: &str = "observations";
@@ -72,7 +80,7 @@ fn detect(path: &Path) -> Result<bool> {
         }
         Ok(true)
     };
-    Ok(has_all(&["num_episodes", "columns", "version"])? || has_all(&version_1::NAMES)?)
+    Ok(has_all(&ABOUT)? || has_all(&version_1::NAMES)?)
 }
 
 fn note(path: &Path) -> Result<Option<Value>> {
@@ -95,12 +103,15 @@ struct Dump {
     schema: SchemaRef,
     opening: FirstTrajectory,
     choice: Choice,
+    account: Account,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
-    let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
+    let is_part = |name: &str| PARTS.iter().any(|part| name.starts_with(part));
+    let mut arrays =
+        hdf5::datasets(&file.root(), &is_part).map_err(|error| error.at(path.display()))?;
     if version_1::NAMES
         .iter()
         .all(|name| arrays.contains_key(*name))
@@ -110,7 +121,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/'))
         .map_err(|error| error.at(path.display()))?;
     let groups = groups
-        .map(|group| hdf5::groups(&group))
+        .map(|group| hdf5::groups(&group, &hdf5::all))
         .transpose()?
         .unwrap_or_default();
     let version = arrays
@@ -157,6 +168,20 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .take_while(|member| arrays.contains_key(&format!("observations_0_{member}")))
         .count() as u64;
     let is_tuple = !arrays.contains_key("observations_0") && members > 0;
+    let mut account = Account::default();
+    let mut others = file.root().names()?;
+    others.retain(|name| {
+        let is_group = name == PREFIX.trim_end_matches('/');
+        !is_group && !ABOUT.contains(&name.as_str()) && !is_part(name)
+    });
+    // The arrays of one kind are named once.
+    let kind = |name: String| match name.trim_end_matches(|letter: char| letter.is_ascii_digit()) {
+        kind if kind.len() < name.len() && kind.ends_with('_') => format!("{kind}*"),
+        _ => name,
+    };
+    for name in others.into_iter().map(kind).collect::<BTreeSet<_>>() {
+        account.leave_out(name, "it is not a part of d3rlpy's trajectories");
+    }
     let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))?
         .map(|text| Envelope::parse(&text))
         .transpose();
@@ -178,6 +203,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         schema,
         opening,
         choice: Choice::new(options, |_| false),
+        account,
     };
     (dump.opening, dump.schema) =
         FirstTrajectory::read(options.on_error, || dump.next_episode(None))?;
@@ -354,7 +380,11 @@ impl Source for Dump {
     }
 
     fn account(&self) -> Account {
-        self.choice.account(Account::default())
+        self.choice.account(self.account.clone())
+    }
+
+    fn models(&self) -> Option<Models> {
+        self.envelope.as_ref()?.models.clone()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::files::{damaged, integers, lines, nullable, parquet_files, table};
 use super::info::{INFO, Info, Layout};
+use super::video_statistics::{self, STATS, Statistics};
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 
@@ -40,6 +41,8 @@ pub(crate) struct Episodes {
     pub(crate) list: Vec<Episode>,
     /// The columns that trajmill added to the metadata, without [`OWN_PREFIX`].
     pub(crate) own_columns: RecordBatch,
+    /// The statistics of videos, by the row of the episode.
+    pub(crate) video_statistics: Vec<Statistics>,
 }
 
 /// The prefix of the columns that trajmill adds to the metadata of episodes.
@@ -78,11 +81,13 @@ pub(crate) fn read(info: &Info) -> Result<Episodes> {
 /// Reads the metadata of every episode without comparing the totals with `info.json`.
 pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
     let mut list = Vec::new();
+    let mut statistics: Vec<Statistics> = Vec::new();
     let (source, own_columns) = match info.layout {
         Layout::PerEpisode => {
             let path = info.root.join("meta/episodes.jsonl");
             let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
             let mut texts: [Vec<Option<String>>; 3] = Default::default();
+            let mut stated = video_statistics::of_lines(info)?;
             lines(&path, |line| {
                 let count = |key: &str| line.get(key).and_then(Value::as_u64);
                 let (index, length) =
@@ -98,6 +103,7 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
                     videos: Vec::new(),
                     row: list.len(),
                 });
+                statistics.push(stated.remove(&index).unwrap_or_default());
                 for (name, texts) in identity.iter().zip(&mut texts) {
                     texts.push(
                         line.get(format!("{OWN_PREFIX}{name}"))
@@ -127,11 +133,17 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
             let folder = info.root.join("meta/episodes");
             let mut batches = Vec::new();
             for file in parquet_files(&folder)? {
-                for batch in table(&file, &|name| {
-                    !name.starts_with("stats/") && name != "tasks"
-                })? {
+                let is_read = |name: &str| match name.strip_prefix(STATS) {
+                    Some(of) => info.videos().any(|video| {
+                        let rest = of.strip_prefix(&video.name);
+                        rest.is_some_and(|rest| rest.starts_with('/'))
+                    }),
+                    None => name != "tasks",
+                };
+                for batch in table(&file, &is_read)? {
                     let batch = batch?;
                     read_batch(info, &file, &batch, &mut list)?;
+                    statistics.extend(video_statistics::of_table(info, &batch));
                     let fields = batch
                         .schema()
                         .fields()
@@ -168,7 +180,11 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
             format!("episode {} is listed twice", pair[0].index),
         ));
     }
-    Ok(Episodes { list, own_columns })
+    Ok(Episodes {
+        list,
+        own_columns,
+        video_statistics: statistics,
+    })
 }
 
 fn no_columns() -> RecordBatch {

@@ -23,6 +23,7 @@ mod read;
 mod tables;
 mod v2_1;
 mod validate;
+mod video_statistics;
 mod write;
 
 use std::path::Path;
@@ -41,6 +42,9 @@ const CHUNK: u64 = 1000;
 /// The size that a file of several episodes aims at, in MiB.
 const FILE_MIB: u64 = 100;
 
+/// The size that a video of several episodes aims at, in MiB.
+const VIDEO_MIB: u64 = 200;
+
 /// The beginning of the names of features that would otherwise be taken for parts of an observation
 /// or an action. LeRobot gives a policy every feature whose name begins with one of these words.
 const OWN_FEATURE: &str = "trajmill.";
@@ -53,7 +57,9 @@ enum Version {
 }
 
 /// The write options that apply to LeRobot.
-const TAKES: &[&str] = &["fps", "robot", "task", "env"];
+const TAKES: &[&str] = &[
+    "fps", "robot", "task", "env", "videos", "images", "codec", "crf", "gop",
+];
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -69,6 +75,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::has_plain_part),
+        text: true,
         takes: TAKES,
         write: write::write_v30,
         note: None,

@@ -12,6 +12,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::has_plain_part),
+        text: true,
         takes: TAKES,
         write: write::write_v21,
         note: None,

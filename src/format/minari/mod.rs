@@ -37,6 +37,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(write::is_plain),
+        text: true,
         takes: &["name", "env"],
         write: write::write,
         note: None,

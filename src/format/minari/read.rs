@@ -52,6 +52,9 @@ struct Minari {
     left_out: BTreeMap<String, &'static str>,
 }
 
+/// The prefix of the names of groups of episodes.
+const EPISODE: &str = "episode_";
+
 /// The arrays that an episode needs.
 const NEEDED: [&str; 3] = ["rewards", "terminations", "truncations"];
 
@@ -75,6 +78,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         Error::failed(format!("{}: {what}", place.display()))
             .hint("the dataset is incomplete or damaged: download or write it again")
     };
+    let mut left_out = BTreeMap::new();
     let backend = match metadata
         .get("data_format")
         .and_then(Value::as_str)
@@ -82,10 +86,17 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     {
         "hdf5" => {
             let main = folder.join(MAIN_FILE);
-            Backend::Hdf5(
-                hdf5::groups(&hdf5::open(&main)?.root())
-                    .map_err(|error| error.at(main.display()))?,
-            )
+            let root = hdf5::open(&main)?.root();
+            let is_episode = |name: &str| name.starts_with(EPISODE);
+            let groups = hdf5::groups(&root, &is_episode);
+            let groups = groups.map_err(|error| error.at(main.display()))?;
+            let names = root.names().map_err(|error| error.at(main.display()))?;
+            for name in names {
+                if !groups.contains_key(&name) || !is_episode(&name) {
+                    left_out.insert(name, "it is not an episode");
+                }
+            }
+            Backend::Hdf5(groups)
         }
         "arrow" => Backend::Arrow,
         "parquet" => Backend::Parquet,
@@ -106,7 +117,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let found = match &backend {
         Backend::Hdf5(groups) => groups
             .keys()
-            .filter(|name| name.strip_prefix("episode_").is_some_and(numbered))
+            .filter(|name| name.strip_prefix(EPISODE).is_some_and(numbered))
             .count(),
         Backend::Arrow | Backend::Parquet => folders(&folder)?
             .iter()
@@ -167,7 +178,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         episodes,
         steps: Some(0),
         choice: Choice::new(options, |name| NEEDED.contains(&name)),
-        left_out: BTreeMap::new(),
+        left_out,
     };
     (minari.opening, minari.schema) =
         FirstTrajectory::read(options.on_error, || minari.episode(None))?;
@@ -247,7 +258,7 @@ impl Minari {
         let reads = |name: &str| choice.reads(name);
         let (mut arrays, attributes) = match &mut self.backend {
             Backend::Hdf5(groups) => {
-                let group = groups.remove(&format!("episode_{index}")).ok_or_else(|| {
+                let group = groups.remove(&format!("{EPISODE}{index}")).ok_or_else(|| {
                     Error::failed("there is no such group").hint(format!(
                         "`total_episodes` is {}, and episodes are numbered from 0 without gaps",
                         self.episodes

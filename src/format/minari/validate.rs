@@ -55,7 +55,7 @@ pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     if let (Some(declared), Ok(file)) =
         (total("total_episodes"), hdf5::open(&folder.join(MAIN_FILE)))
     {
-        let found = hdf5::groups(&file.root())?
+        let found = hdf5::groups(&file.root(), &hdf5::all)?
             .keys()
             .filter(|name| name.starts_with("episode_"))
             .count() as u64;

@@ -289,7 +289,10 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        written.cannot_hold("`action_source`", "in `infos/action_is_proxy`");
+        written.cannot_hold(
+            "`action_source`",
+            arrays::source_names(outgoing, "infos/action_is_proxy"),
+        );
     }
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
         written.cannot_hold(

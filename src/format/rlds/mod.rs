@@ -39,6 +39,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: true,
         whole: Some(nulls::has_plain_part),
+        text: true,
         takes: &["name"],
         write: write::write,
         note: None,

@@ -18,6 +18,15 @@ use crate::transfer::roundtrip::envelope::{self, Envelope};
 /// The attributes of `data` that count what is in a file.
 const COUNTS: [&str; 2] = ["total", "num_demos"];
 
+/// The group of demonstrations.
+const DATA: &str = "data";
+
+/// The prefix of the names of demonstrations.
+const DEMONSTRATION: &str = "demo_";
+
+/// The group of filters.
+const MASK: &str = "mask";
+
 /// A file of demonstrations.
 pub(super) struct DemoFile {
     pub(super) path: PathBuf,
@@ -30,6 +39,8 @@ pub(super) struct DemoFile {
     attributes: Map<String, Value>,
     /// The names of the demonstrations, in the order of their numbers.
     pub(super) names: Vec<String>,
+    /// The names of everything that is neither a demonstration nor a filter.
+    others: Vec<String>,
 }
 
 /// The files of a source, and what their demonstrations have in common.
@@ -57,13 +68,19 @@ impl DemoFile {
         let file = hdf5::open(path)?;
         let groups = demonstrations(&file, path)?;
         let mut attributes = Map::new();
-        if let Some(data) = hdf5::member(&file.root(), "data").map_err(failed)? {
-            hdf5::attributes(&data, &mut attributes).map_err(failed)?;
-        }
         let index = |name: &String| {
-            name.strip_prefix("demo_")
+            name.strip_prefix(DEMONSTRATION)
                 .and_then(|number| number.parse::<u64>().ok())
         };
+        let own = [DATA, MASK, PREFIX.trim_end_matches('/')];
+        let mut others = file.root().names().map_err(failed)?;
+        others.retain(|name| !own.contains(&name.as_str()));
+        if let Some(data) = hdf5::member(&file.root(), DATA).map_err(failed)? {
+            hdf5::attributes(&data, &mut attributes).map_err(failed)?;
+            let names = data.names().map_err(failed)?.into_iter();
+            let names = names.filter(|name| !groups.contains_key(name) || index(name).is_none());
+            others.extend(names.map(|name| format!("{DATA}/{name}")));
+        }
         let mut names: Vec<String> = groups
             .keys()
             .filter(|name| index(name).is_some())
@@ -79,7 +96,7 @@ impl DemoFile {
             ));
         }
         let mut masks = BTreeMap::new();
-        if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
+        if let Some(group) = hdf5::member(&file.root(), MASK).map_err(failed)? {
             let (mut arrays, mut all) = (ArrayColumns::new(), hdf5::all_rows);
             hdf5::arrays(&group, "mask/", &hdf5::all, &mut all, &mut arrays).map_err(failed)?;
             for (name, (_, values)) in arrays {
@@ -110,6 +127,7 @@ impl DemoFile {
             envelope,
             attributes,
             names,
+            others,
         })
     }
 
@@ -131,14 +149,15 @@ impl DemoFile {
 /// Returns the groups in the group `data` of a file.
 fn demonstrations(file: &hdf5::File, path: &Path) -> Result<HashMap<String, hdf5::Group>> {
     let failed = |error: Error| error.at(path.display());
-    let data = hdf5::member(&file.root(), "data").map_err(failed)?;
+    let data = hdf5::member(&file.root(), DATA).map_err(failed)?;
     let data = data.ok_or_else(|| {
         failed(
             Error::failed("there is no group `data`")
                 .hint("demonstrations are groups in `data`: the file may be of another format"),
         )
     })?;
-    hdf5::groups(&data).map_err(failed)
+    let is_demonstration = |name: &str| name.starts_with(DEMONSTRATION);
+    hdf5::groups(&data, &is_demonstration).map_err(failed)
 }
 
 impl DemoFiles {
@@ -163,11 +182,19 @@ impl DemoFiles {
         };
         let shared = |file: &DemoFile| {
             let envelope = file.envelope.as_ref();
-            envelope.map(|envelope| (envelope.about.clone(), envelope.columns.clone()))
+            envelope.map(|envelope| {
+                let Envelope {
+                    about,
+                    columns,
+                    models,
+                    ..
+                } = envelope;
+                (about.clone(), columns.clone(), models.clone())
+            })
         };
         if let Some(other) = rest.iter().find(|other| shared(other) != shared(first)) {
             return Err(Error::failed(format!(
-                "{} and {} were exported with different columns of trajectories",
+                "{} and {} were exported with different columns or models of actions",
                 first.path.display(),
                 other.path.display()
             ))
@@ -227,6 +254,9 @@ impl DemoFiles {
             demos.survey(first, observation, &mut Survey::default());
         }
         demos.common.leave_out_files(others);
+        for name in files.iter().flat_map(|file| &file.others) {
+            demos.common.leave_out(name, "it is not in a demonstration");
+        }
         let verified = demos.common.choice().verify();
         verified.map_err(|error| error.at(path.display()))?;
         demos.files = files;

@@ -51,6 +51,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         whole: Some(nulls::is_plain),
+        text: false,
         takes: &["env"],
         write: write::write,
         note: Some(note),
@@ -91,7 +92,7 @@ fn demonstrations(path: &Path) -> Result<Option<bool>> {
         let Some(data) = hdf5::member(&file.root(), "data")? else {
             return Ok(None);
         };
-        let groups = hdf5::groups(&data)?;
+        let groups = hdf5::groups(&data, &|_| false)?;
         let first = groups.iter().find(|(name, _)| name.starts_with("demo_"));
         first
             .map(|(_, demo)| Ok(hdf5::member(demo, "obs")?.is_some()))

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, parts};
 use crate::transfer::roundtrip::envelope::{self, EnvelopeLine};
+use crate::transfer::roundtrip::models::Models;
 
 /// The demonstrations of a source.
 struct Demonstrations {
@@ -348,6 +349,10 @@ impl Source for Demonstrations {
 
     fn account(&self) -> Account {
         self.files.common.account()
+    }
+
+    fn models(&self) -> Option<Models> {
+        self.files.envelope.as_ref()?.models.clone()
     }
 
     fn lost(&self) -> Option<u64> {

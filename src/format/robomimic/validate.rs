@@ -37,8 +37,7 @@ fn validate_file(
     findings: &mut Findings,
 ) -> Result<()> {
     let data = hdf5::open(path).and_then(|file| {
-        file.group("data")
-            .map_err(|error| Error::failed(error.to_string()))
+        hdf5::member(&file.root(), "data")?.ok_or_else(|| Error::failed("there is no group `data`"))
     });
     let data = match data {
         Ok(data) => data,
@@ -61,13 +60,15 @@ fn validate_file(
         );
     }
     let mut total = 0;
-    let mut demonstrations: Vec<(String, hdf5::Group)> = hdf5::groups(&data)?.into_iter().collect();
+    let mut demonstrations: Vec<(String, hdf5::Group)> =
+        hdf5::groups(&data, &hdf5::all)?.into_iter().collect();
     demonstrations.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, group) in &demonstrations {
         let place = place(&format!("data/{name}"));
         let mut attributes = Map::new();
         hdf5::attributes(group, &mut attributes)?;
-        let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| {
+        let array = hdf5::array(group, ACTIONS).ok().flatten();
+        let Some((_, action)) = array.and_then(|dataset| {
             hdf5::column(&dataset, ACTIONS, &mut hdf5::all_rows)
                 .ok()
                 .flatten()

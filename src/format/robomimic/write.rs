@@ -152,7 +152,10 @@ pub(crate) fn write(
     {
         written.cannot_hold(
             "`action_source`",
-            format!("`{PROXY}` of each demonstration"),
+            format!(
+                "{} of each demonstration",
+                arrays::source_names(outgoing, PROXY)
+            ),
         );
     }
     file.group("data", attributes)?;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::video::{self, Frames, Videos};
 
 /// The options of reading a foreign dataset.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Options {
     /// Map canonical columns to source columns, for example `{action: act}`. A pattern such as
@@ -68,6 +68,10 @@ pub struct Options {
     /// The order of the values of an RLDS step. Default: `sar`
     #[serde(skip_serializing_if = "at_default")]
     pub alignment: Alignment,
+    /// Frames per second of videos that are read from a folder: each step gets the frame that is
+    /// shown at its time. Default: those of the files
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<f64>,
     /// How to read the frames of LeRobot's videos. Default: `reference`. Decoding needs a build
     /// with the Cargo feature `video`
     #[serde(skip_serializing_if = "at_default")]

@@ -9,6 +9,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use crate::dataset::Account;
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::{LEFT_OUT, Options, SourceVideo};
+use crate::transfer::roundtrip::models::Models;
 
 /// A format's reader.
 pub struct Reader {
@@ -61,6 +62,12 @@ pub trait Source {
     /// would assign; all other columns are carried along.
     fn about(&self) -> SchemaRef {
         Arc::new(Schema::empty())
+    }
+
+    /// Returns the table that the codes of models in an export of trajmill point into, if it has
+    /// one.
+    fn models(&self) -> Option<Models> {
+        None
     }
 
     /// Returns the number of trajectories that the last error of [`Source::next`] affects, if the

@@ -19,6 +19,7 @@ use crate::container::arrays::StoredArray;
 use crate::container::{hdf5, npz};
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::models::Models;
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
@@ -37,6 +38,9 @@ pub(crate) struct Envelope {
     pub(crate) about: Vec<(String, String, bool)>,
     /// The arrays whose names differ from those of their columns, and the names of the columns.
     pub(crate) columns: BTreeMap<String, String>,
+    /// The models that predicted actions, if the dataset says which and the format has no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) models: Option<Models>,
 }
 
 /// Returns the note of origin in the npz file at `path`, from the envelope under `prefix`; `None`
@@ -124,6 +128,7 @@ impl Envelope {
             note,
             about,
             columns,
+            models: outgoing.models().cloned(),
         }
     }
 
@@ -260,6 +265,7 @@ pub(crate) fn write(
 /// Reads the two arrays of a file.
 pub(crate) struct EnvelopeReader {
     pub(crate) about: SchemaRef,
+    pub(crate) models: Option<Models>,
     lines: StoredArray,
     left: u64,
     buffer: Vec<u8>,
@@ -300,6 +306,7 @@ impl EnvelopeReader {
         }
         Ok(Some(EnvelopeReader {
             about,
+            models: envelope.models,
             lines,
             left,
             buffer: Vec::new(),

@@ -2,5 +2,6 @@
 //! where the format's loader does not look, and an import restores it.
 
 pub(crate) mod envelope;
+pub(crate) mod models;
 pub(crate) mod note;
 pub(crate) mod restore;

@@ -1,8 +1,9 @@
 //! Restores the columns of a dataset that trajmill exported.
 //!
-//! A format without nulls and text has flags instead: which actions and rewards are present, and
-//! which actions a model predicted. Here the flags become nulls and `action_source` again, and the
-//! metadata of the dataset's own source is added to that of the file.
+//! A format without nulls and text has flags and codes instead: which actions and rewards are
+//! present, which actions a model predicted, and which model. Here they become nulls,
+//! `action_source` and `action_model` again, and the metadata of the dataset's own source is added
+//! to that of the file.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::dataset::schema::{action_source, step};
 use crate::error::{Error, Result};
 use crate::transfer::read::task::SET_TASK;
 use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Source, SourceVideo};
+use crate::transfer::roundtrip::models::{CODES, Models};
 use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
 
 /// Returns `inner` with the columns and the metadata that its `note` of origin describes.
@@ -50,6 +52,7 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: Option<&Value>) -> Box<dyn 
         let origin = origin.or_else(|| columns.origin_flags());
         columns.restore_origin(origin);
     }
+    columns.restore_models(inner.models());
     columns.restore(inner, metadata, None)
 }
 
@@ -78,6 +81,7 @@ fn restored_by_names(mut inner: Box<dyn Source>) -> Box<dyn Source> {
         ahead = Some(first);
     }
     columns.restore_origin(origin);
+    columns.restore_models(inner.models());
     columns.restore(inner, Map::new(), ahead)
 }
 
@@ -198,6 +202,16 @@ impl<'a> Columns<'a> {
         }
     }
 
+    /// Turns the codes of `models` into `action_model`.
+    fn restore_models(&mut self, models: Option<Models>) {
+        if let Some(models) = models
+            && let Some(at) = self.place(CODES, &DataType::Int32)
+        {
+            let field = Field::new(step::ACTION_MODEL, DataType::Utf8, true);
+            self.columns[at] = (field, From::Codes { at, models });
+        }
+    }
+
     /// Returns `inner` with these columns, and with the `metadata` of its own source. `ahead` is
     /// the result of the first read, if there was one.
     fn restore(
@@ -279,6 +293,11 @@ enum From {
     },
     /// What says where an action comes from.
     ActionSource(Origin),
+    /// Codes of the models in a table.
+    Codes {
+        at: usize,
+        models: Models,
+    },
     /// The column `action_std`, which only proxies have.
     ActionStd(usize),
 }
@@ -291,6 +310,7 @@ impl From {
             From::Column(at) | From::ActionSource(Origin::Words(at)) | From::ActionStd(at) => {
                 *at == place
             }
+            From::Codes { at, .. } => *at == place,
             From::Masked { at, valid } => [at, valid].contains(&&place),
         }
     }
@@ -320,6 +340,7 @@ impl Restored {
                     .map(|valid| Some(valid == Some(false)));
                 Ok::<_, Error>(nullif(steps.column(*at), &wrong.collect::<BooleanArray>())?)
             }
+            From::Codes { at, models } => models.decode(steps.column(*at)),
             From::ActionSource(Origin::Flags(flags)) => Ok(Arc::clone(steps.column(flags[0].1))),
             From::Column(at) | From::ActionSource(Origin::Words(at)) | From::ActionStd(at) => {
                 Ok(Arc::clone(steps.column(*at)))

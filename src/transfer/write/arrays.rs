@@ -253,6 +253,14 @@ pub(crate) fn stream_proxies(
     Ok(())
 }
 
+/// Returns the names of the arrays that say where actions come from, if `name` is the one that says
+/// which are proxies.
+pub(crate) fn source_names(outgoing: &OutgoingDataset, name: &str) -> String {
+    let names = outgoing.flagged_sources().into_iter();
+    let names = names.map(|word| format!("`{}`", name.replace(action_source::PROXY, word)));
+    names.collect::<Vec<_>>().join(", ")
+}
+
 /// Returns for each of the first `rows` rows of a trajectory whether its action comes from the
 /// source `word`; `None` if the dataset does not say.
 fn source_flags(trajectory: &OutgoingTrajectory, word: &str, rows: usize) -> Option<ArrayRef> {

@@ -19,6 +19,7 @@ use crate::dataset::videos::SourceVideo;
 use crate::dataset::{Dataset, Manifest};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::models::{CODES, Models};
 use crate::transfer::write::WriteOptions;
 
 /// The columns that may need a validity column, each with the name of that column.
@@ -91,6 +92,7 @@ impl<'w> OutgoingDataset<'w> {
             unlabelled,
             fill: options.fill,
             masks: Vec::new(),
+            models: None,
             carried,
             watch,
         };
@@ -130,6 +132,38 @@ impl<'w> OutgoingDataset<'w> {
     pub(super) fn whole(mut self, whole: Option<fn(&Field) -> bool>) -> OutgoingDataset<'w> {
         self.passes.whole = whole;
         self
+    }
+
+    /// Replaces the column `action_model`, if there is one, by codes into
+    /// [`OutgoingDataset::models`] in all later passes, for a format without text.
+    ///
+    /// # Errors
+    /// Returns an error if the dataset cannot be read, or if it has a column with the name of the
+    /// codes.
+    pub(super) fn coded(mut self) -> Result<OutgoingDataset<'w>> {
+        let Ok(at) = self.passes.steps.index_of(step::ACTION_MODEL) else {
+            return Ok(self);
+        };
+        if self.passes.steps.index_of(CODES).is_ok() {
+            return Err(Error::failed(format!(
+                "the dataset already has a column `{CODES}`, the name of the column that says \
+                 which model predicted an action"
+            ))
+            .hint("drop it first with `materialise: {columns: …}`"));
+        }
+        let columns = self.pass(Some(&[step::ACTION_MODEL]))?.map(|trajectory| {
+            let column = trajectory?
+                .steps
+                .column_by_name(step::ACTION_MODEL)
+                .cloned();
+            column.ok_or_else(|| Error::failed("the column `action_model` was not read"))
+        });
+        let models = Models::of(columns)?;
+        let mut fields = self.passes.steps.fields().to_vec();
+        fields[at] = Arc::new(Models::field());
+        self.passes.steps = Arc::new(Schema::new(fields));
+        self.passes.models = Some(models);
+        Ok(self)
     }
 
     /// Returns whether the column `name` is null in some step.
@@ -225,6 +259,12 @@ impl<'w> OutgoingDataset<'w> {
         self.passes.dataset.source_video(path)
     }
 
+    /// Returns the table of models that codes point into; `None` unless codes are written in place
+    /// of `action_model`.
+    pub(crate) fn models(&self) -> Option<&Models> {
+        self.passes.models.as_ref()
+    }
+
     /// Returns the values of `action_source` that a format without text has a flag for.
     pub(crate) fn flagged_sources(&self) -> Vec<&'static str> {
         self.passes.flagged_sources()
@@ -238,6 +278,23 @@ impl<'w> OutgoingDataset<'w> {
     /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         self.passes.start(columns)
+    }
+
+    /// Starts a pass through a column of frames. The caller reports its progress with
+    /// [`OutgoingDataset::advance`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`OutgoingDataset::pass`].
+    pub(crate) fn frames(&self, column: &str) -> Result<Pass<'_>> {
+        Ok(self.passes.start(Some(&[column]))?.unreported())
+    }
+
+    /// Reports that `rows` more rows of the present pass are done.
+    ///
+    /// # Errors
+    /// Returns an error if the observer returns one.
+    pub(crate) fn advance(&self, rows: u64) -> Result<()> {
+        (self.passes.watch)(Some(rows))
     }
 }
 

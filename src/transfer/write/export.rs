@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{REWARD_VALID, Watch};
+use crate::dataset::schema::step;
 use crate::dataset::{Dataset, files, store};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::models::CODES;
 use crate::transfer::roundtrip::note;
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 
@@ -23,7 +25,10 @@ pub(crate) fn export(
     watch: Watch,
 ) -> Result<Written> {
     let outgoing = OutgoingDataset::watched(dataset, writer.nulls, options, watch)?;
-    let outgoing = outgoing.whole(writer.whole);
+    let mut outgoing = outgoing.whole(writer.whole);
+    if !writer.text {
+        outgoing = outgoing.coded()?;
+    }
     if outgoing.trajectories() == 0 {
         return Err(Error::failed("there is no trajectory to write")
             .hint("the dataset is empty, or no step has an action: check how it was made"));
@@ -33,6 +38,12 @@ pub(crate) fn export(
         written.cannot_hold(
             "missing rewards",
             format!("NaN or zero, with `{REWARD_VALID}` false"),
+        );
+    }
+    if outgoing.models().is_some() {
+        written.cannot_hold(
+            format!("`{}`", step::ACTION_MODEL),
+            format!("numbers in `{CODES}`, which count the `models` of the envelope from 1"),
         );
     }
     if files::is_dir(to)? {

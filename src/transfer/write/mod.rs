@@ -36,6 +36,8 @@ pub struct Writer {
     /// Whether the format holds a column, or a part of one, if all parts of a value must be null
     /// together, such as the fields of a struct; `None` if a part alone may be null.
     pub whole: Option<fn(&Field) -> bool>,
+    /// Whether the format has text in steps. If not, `action_model` is written as codes.
+    pub text: bool,
     /// The names of the [`WriteOptions`] that the format takes, besides `unlabelled` and `fill`.
     pub takes: &'static [&'static str],
     /// Writes the dataset to a path that does not exist, as a file or a directory. The path is in a

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::video::{Codec, Encoding, Images, VideoFiles};
+
 /// The options of writing a dataset in a foreign format.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -23,6 +25,25 @@ pub struct WriteOptions {
     pub robot: Option<String>,
     /// Description of the task, for trajectories that have none of their own
     pub task: Option<String>,
+    /// How the files of videos reach the output: `link`, `copy` or `reencode`. Frames that do not
+    /// follow one another in a file are always encoded. Default: `link`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub videos: Option<VideoFiles>,
+    /// How columns of images and of pixels (`uint8[H*W*3]`) are stored: `image` or `video`.
+    /// Default: `image`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<Images>,
+    /// Codec of videos that are encoded: `av1`, `h264` or `hevc`. Default: `av1`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codec: Option<Codec>,
+    /// Constant rate factor of videos that are encoded, for example `23`: a smaller number gives
+    /// larger files that lose less. Default: 30
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crf: Option<u32>,
+    /// Number of frames from a key frame to the next in videos that are encoded. Default: 2
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub gop: Option<u32>,
     /// The note of origin of the output. A format of one file stores it in the file.
     #[serde(skip)]
     pub note: String,
@@ -37,10 +58,24 @@ impl WriteOptions {
             ("fps", self.fps.is_some()),
             ("robot", self.robot.is_some()),
             ("task", self.task.is_some()),
+            ("videos", self.videos.is_some()),
+            ("images", self.images.is_some()),
+            ("codec", self.codec.is_some()),
+            ("crf", self.crf.is_some()),
+            ("gop", self.gop.is_some()),
         ]
         .into_iter()
         .filter(|(_, given)| *given)
         .map(|(name, _)| name)
+    }
+
+    /// Returns how videos are encoded.
+    pub(crate) fn encoding(&self) -> Encoding {
+        Encoding {
+            codec: self.codec.unwrap_or_default(),
+            crf: self.crf.unwrap_or(30),
+            gop: self.gop.unwrap_or(2),
+        }
     }
 }
 

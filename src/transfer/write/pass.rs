@@ -13,6 +13,7 @@ use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::models::{CODES, Models};
 
 /// One trajectory that a writer receives.
 #[derive(Debug, Clone)]
@@ -75,6 +76,8 @@ pub(super) struct Passes<'w> {
     pub(super) steps: SchemaRef,
     /// The columns whose validity columns are written, each with the name of that column.
     pub(super) masks: Vec<(&'static str, &'static str)>,
+    /// The table of models, if codes are written in place of `action_model`.
+    pub(super) models: Option<Models>,
     /// The columns of [`OutgoingTrajectory::about`].
     pub(super) carried: SchemaRef,
     pub(super) unlabelled: Unlabelled,
@@ -105,6 +108,7 @@ impl Passes<'_> {
     pub(super) fn start(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
+        let is_coded = |name: &str| self.models.is_some() && name == CODES;
         let wanted: Vec<String> = match columns {
             None => self
                 .dataset
@@ -114,7 +118,10 @@ impl Passes<'_> {
                 .map(|field| field.name().clone())
                 .collect(),
             Some(names) => {
-                if let Some(name) = names.iter().find(|name| !known(name) && !masked(name)) {
+                if let Some(name) = names
+                    .iter()
+                    .find(|name| !known(name) && !masked(name) && !is_coded(name))
+                {
                     return Err(Error::failed(format!(
                         "there is no column `{name}` to write"
                     )));
@@ -136,6 +143,7 @@ impl Passes<'_> {
             .collect();
         let fills =
             self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
+        let codes = self.models.is_some() && columns.is_none_or(|names| names.contains(&CODES));
         let mut reads = wanted.clone();
         let mut also = |name: &str| {
             if !reads.iter().any(|read| read == name) {
@@ -144,14 +152,20 @@ impl Passes<'_> {
         };
         also(step::IS_FINAL);
         masks.iter().for_each(|(name, _)| also(name));
+        if codes {
+            also(step::ACTION_MODEL);
+        }
         if self.unlabelled == Unlabelled::Drop {
             also(step::ACTION);
             also(step::TERMINATED);
             also(step::TRUNCATED);
         }
         let mut schema = Schema::new(Vec::<Field>::new());
-        let is_written =
-            |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
+        let is_written = |name: &String| {
+            wanted.contains(name)
+                || masks.iter().any(|(_, valid)| valid == name)
+                || codes && name == CODES
+        };
         for field in self
             .steps
             .fields()
@@ -167,11 +181,13 @@ impl Passes<'_> {
             reads,
             masks,
             fills,
+            codes,
             schema: Arc::new(schema),
             shards,
             open: None,
             ready: VecDeque::new(),
             next: 0,
+            reports: true,
         })
     }
 }
@@ -182,11 +198,14 @@ pub struct Pass<'a> {
     reads: Vec<String>,
     masks: Vec<(&'static str, &'static str)>,
     fills: bool,
+    codes: bool,
     schema: SchemaRef,
     shards: std::slice::Iter<'a, ShardEntry>,
     open: Option<Shard>,
     ready: VecDeque<OutgoingTrajectory>,
     next: u64,
+    /// Whether the observer learns of each block.
+    reports: bool,
 }
 
 /// A shard that is being read.
@@ -199,6 +218,12 @@ struct Shard {
 }
 
 impl Pass<'_> {
+    /// Leaves the report of progress to the caller, who takes longer with the rows than the pass.
+    pub(super) fn unreported(mut self) -> Self {
+        self.reports = false;
+        self
+    }
+
     /// Opens a shard.
     fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
         let dataset = &self.passes.dataset;
@@ -273,7 +298,9 @@ impl Pass<'_> {
             }
         }
         let batch = shard.reader.read(&ranges, Some(&self.reads))?;
-        (self.passes.watch)(Some(rows))?;
+        if self.reports {
+            (self.passes.watch)(Some(rows))?;
+        }
         let about = shard.carried.slice(start, spans.len());
         let mut at = 0;
         let lengths: Vec<usize> = spans
@@ -351,7 +378,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Returns `steps` with columns that mark missing values, and with missing actions filled if
+    /// Returns `steps` with columns that mark missing values, with the codes of models, and with missing actions filled if
     /// the user wants that.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
@@ -369,6 +396,10 @@ impl Pass<'_> {
                 Field::new(*valid, DataType::Boolean, false),
                 Arc::new(flags),
             )?;
+        }
+        if let Some(models) = self.passes.models.as_ref().filter(|_| self.codes) {
+            let codes = models.encode(column(step::ACTION_MODEL)?)?;
+            filled = with_column(&filled, Models::field(), codes)?;
         }
         if self.fills {
             let action = column(step::ACTION)?;

@@ -13,6 +13,7 @@ use crate::error::{Error, Result, nearest};
 use crate::format::lerobot::OWN_FEATURE;
 use crate::format::lerobot::info::{Feature, INFO, Info};
 use crate::format::lerobot::tables::Tables;
+use crate::format::lerobot::video_statistics::VIDEO_STATISTICS;
 use crate::transfer::read::{Options, free_name};
 use crate::video::{DEPTH, reference};
 
@@ -75,11 +76,15 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
 }
 
-/// Returns the trajectory columns: those that trajmill wrote, and the split.
+/// Returns the trajectory columns: those that trajmill wrote, the split, and the statistics of videos.
 pub(crate) fn trajectory_columns(info: &Info, own: &RecordBatch) -> SchemaRef {
     let mut fields = own.schema().fields().to_vec();
     if !info.splits.is_empty() && !fields.iter().any(|field| field.name() == SPLIT) {
         fields.push(Arc::new(Field::new(SPLIT, DataType::Utf8, true)));
+    }
+    fields.retain(|field| field.name() != VIDEO_STATISTICS);
+    if info.videos().next().is_some() {
+        fields.push(Arc::new(Field::new(VIDEO_STATISTICS, DataType::Utf8, true)));
     }
     Arc::new(Schema::new(fields))
 }

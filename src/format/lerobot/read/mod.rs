@@ -33,6 +33,7 @@ use crate::format::lerobot::final_observations::{FinalObservations, with_final};
 use crate::format::lerobot::info::{INFO, Info, Layout};
 use crate::format::lerobot::modality;
 use crate::format::lerobot::tables::Tables;
+use crate::format::lerobot::video_statistics::{self, Statistics, VIDEO_STATISTICS};
 use crate::transfer::read::table::flags;
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, SourceVideo};
 use crate::video::{Frames, Videos};
@@ -61,6 +62,8 @@ pub(crate) struct LeRobot {
     episodes: Vec<Episode>,
     /// The columns that trajmill added to the metadata of episodes.
     own_columns: RecordBatch,
+    /// The statistics of videos, by the row of the episode.
+    video_statistics: Vec<Statistics>,
     about: SchemaRef,
     /// The files of episodes whose place the metadata does not say.
     found: HashMap<u64, PathBuf>,
@@ -85,6 +88,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let Episodes {
         list: mut episodes,
         own_columns,
+        video_statistics,
     } = episodes::read(&info)?;
     if episodes.is_empty() {
         return Err(
@@ -141,6 +145,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         tables,
         episodes,
         own_columns,
+        video_statistics,
         about,
         found,
         open: None,
@@ -241,7 +246,14 @@ impl LeRobot {
     /// Reads one episode.
     fn trajectory(&mut self, episode: &Episode) -> Result<IncomingTrajectory> {
         let steps = self.steps(episode)?;
+        let statistics = self.video_statistics.get_mut(episode.row);
+        let mut statistics = statistics.map(std::mem::take);
         let about = self.about.fields().iter().map(|field| -> Result<ArrayRef> {
+            if field.name() == VIDEO_STATISTICS {
+                let stated = statistics.take().unwrap_or_default();
+                let text = video_statistics::text(&self.info, episode.length, stated);
+                return Ok(Arc::new(StringArray::from(vec![text])));
+            }
             if let Some(own) = self.own_columns.column_by_name(field.name()) {
                 return Ok(own.slice(episode.row, 1));
             }

@@ -10,10 +10,11 @@ use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::features::{EpisodePlace, lists};
+use super::frame_statistics::NOT_KEPT;
 use super::plan::Plan;
 use super::rolling_files::RollingFiles;
 use super::stats::{Summary, statistic_of, statistics};
-use crate::dataset::schema::trajectory;
+use super::videos::{CameraVideos, EpisodeVideo};
 use crate::error::Result;
 use crate::format::lerobot::episodes::OWN_PREFIX;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
@@ -26,8 +27,11 @@ pub(crate) struct EpisodeTable {
     files: RollingFiles,
     /// Trajectory columns that are kept beside LeRobot's own.
     kept: Vec<String>,
-    /// Features with statistics: index in the plan, name, shape of the statistics.
-    features: Vec<(usize, String, Vec<usize>)>,
+    /// Features with statistics: index in the plan, name, shape and names of the statistics.
+    features: Vec<(usize, String, Vec<usize>, Vec<&'static str>)>,
+    /// For each camera, chunk and file, and the first and the last second.
+    places: Vec<[Vec<i64>; 2]>,
+    spans: Vec<[Vec<f64>; 2]>,
     numbers: [Vec<i64>; 6],
     tasks: Vec<Vec<String>>,
     about: Vec<RecordBatch>,
@@ -46,15 +50,32 @@ const NUMBERS: [&str; 6] = [
 
 impl EpisodeTable {
     /// Prepares the table of a dataset at `root`.
-    pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> EpisodeTable {
+    pub(crate) fn new(
+        root: &Path,
+        plan: &Plan,
+        videos: &[CameraVideos],
+        outgoing: &OutgoingDataset,
+    ) -> EpisodeTable {
         let features = plan
             .features
             .iter()
             .enumerate()
             .filter(|(_, feature)| feature.has_statistics());
-        let features: Vec<_> = features
-            .map(|(at, feature)| (at, feature.name.clone(), feature.statistics_shape()))
+        let mut features: Vec<(usize, String, Vec<usize>, Vec<&str>)> = features
+            .map(|(at, feature)| {
+                let names = statistics().collect();
+                (at, feature.name.clone(), feature.statistics_shape(), names)
+            })
             .collect();
+        for (at, (camera, videos)) in plan.cameras.iter().zip(videos).enumerate() {
+            if let Some(channels) = videos.channels() {
+                let names = statistics()
+                    .filter(|name| videos.has_quantiles() || !name.starts_with('q'))
+                    .collect();
+                let shape = vec![channels, 1, 1];
+                features.push((plan.features.len() + at, camera.name.clone(), shape, names));
+            }
+        }
         let simple = |field: &&Arc<Field>| {
             field.data_type().is_primitive()
                 || [DataType::Utf8, DataType::Boolean].contains(field.data_type())
@@ -63,7 +84,7 @@ impl EpisodeTable {
             .carried()
             .fields()
             .iter()
-            .filter(|field| field.name() != trajectory::TRAJECTORY_ID)
+            .filter(|field| !NOT_KEPT.contains(&field.name().as_str()))
             .filter(simple)
             .collect();
         let list =
@@ -71,9 +92,17 @@ impl EpisodeTable {
         let whole = |name: &str| Field::new(name, DataType::Int64, true);
         let mut fields: Vec<Field> = NUMBERS.iter().map(|name| whole(name)).collect();
         fields.insert(1, Field::new("tasks", list(DataType::Utf8), true));
-        for (_, name, shape) in &features {
-            for statistic in statistics() {
-                let (element, axes) = if statistic == "count" {
+        for camera in &plan.cameras {
+            let name = |part: &str| format!("videos/{}/{part}", camera.name);
+            fields.extend(["chunk_index", "file_index"].map(|part| whole(&name(part))));
+            fields.extend(
+                ["from_timestamp", "to_timestamp"]
+                    .map(|part| Field::new(name(part), DataType::Float64, true)),
+            );
+        }
+        for (_, name, shape, statistics) in &features {
+            for statistic in statistics {
+                let (element, axes) = if *statistic == "count" {
                     (DataType::Int64, 1)
                 } else {
                     (DataType::Float64, shape.len())
@@ -98,6 +127,9 @@ impl EpisodeTable {
             kept: kept.into_iter().map(|field| field.name().clone()).collect(),
             stats: vec![Vec::new(); features.len()],
             features,
+            // v2.1 has files in place of the table.
+            places: vec![Default::default(); plan.cameras.len()],
+            spans: vec![Default::default(); plan.cameras.len()],
             numbers: Default::default(),
             tasks: Vec::new(),
             about: Vec::new(),
@@ -105,11 +137,12 @@ impl EpisodeTable {
     }
 
     /// Adds an episode, whose rows are in `file`.
-    pub(crate) fn add(
+    pub(crate) fn add<'a>(
         &mut self,
         trajectory: &OutgoingTrajectory,
         place: &EpisodePlace,
         file: (u64, u64),
+        videos: impl Iterator<Item = &'a EpisodeVideo>,
         tasks: &[&str],
         summaries: &[Option<Summary>],
     ) -> Result<()> {
@@ -126,6 +159,12 @@ impl EpisodeTable {
             .iter_mut()
             .zip(numbers)
             .for_each(|(column, number)| column.push(number as i64));
+        for ((video, places), spans) in videos.zip(&mut self.places).zip(&mut self.spans) {
+            places[0].push(video.file.0 as i64);
+            places[1].push(video.file.1 as i64);
+            spans[0].push(video.span.0);
+            spans[1].push(video.span.1);
+        }
         self.tasks
             .push(tasks.iter().map(|task| (*task).to_owned()).collect());
         self.about.push(trajectory.about.clone());
@@ -161,10 +200,18 @@ impl EpisodeTable {
                 None,
             )?),
         );
-        for ((_, _, shape), summaries) in self.features.iter().zip(&mut self.stats) {
+        for (places, spans) in self.places.iter_mut().zip(&mut self.spans) {
+            for numbers in places {
+                columns.push(Arc::new(Int64Array::from(std::mem::take(numbers))));
+            }
+            for seconds in spans {
+                columns.push(Arc::new(Float64Array::from(std::mem::take(seconds))));
+            }
+        }
+        for ((_, _, shape, statistics), summaries) in self.features.iter().zip(&mut self.stats) {
             let summaries = std::mem::take(summaries);
-            for statistic in statistics() {
-                columns.push(match statistic {
+            for statistic in statistics {
+                columns.push(match *statistic {
                     "count" => lists(
                         Arc::new(Int64Array::from_iter_values(
                             summaries.iter().map(|summary| summary.count as i64),

@@ -66,6 +66,7 @@ impl Generated {
 }
 
 /// One feature of the dataset that is written.
+#[derive(Clone)]
 pub(crate) struct Feature {
     pub(crate) name: String,
     pub(crate) dtype: &'static str,
@@ -77,6 +78,7 @@ pub(crate) struct Feature {
 }
 
 /// Where the values of a feature come from.
+#[derive(Clone)]
 pub(crate) enum Origin {
     /// A column of steps, and the path of struct fields in it.
     Column(String, Vec<String>),

@@ -12,14 +12,16 @@ use super::plan::Plan;
 use super::source_infos::{declared, source_infos};
 use super::stats::{RunningSummary, Summary, statistic_of, statistics};
 use super::texts::TextTable;
+use super::videos::CameraVideos;
 use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::{action_source, step};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 use crate::format::lerobot::modality::{self, MODALITY};
-use crate::format::lerobot::{CHUNK, FILE_MIB, OWN_FEATURE, Version};
+use crate::format::lerobot::{CHUNK, FILE_MIB, OWN_FEATURE, VIDEO_MIB, Version};
 use crate::transfer::write::sources::sources_with;
 use crate::transfer::write::{OutgoingDataset, Written};
+use crate::video::Encoding;
 
 /// A file of JSON lines.
 pub(crate) struct JsonLines(HashingFile);
@@ -43,24 +45,53 @@ impl JsonLines {
 /// Returns the statistics of features as JSON.
 pub(crate) fn statistics_json<'a>(
     plan: &Plan,
+    videos: &[CameraVideos],
     summaries: impl Iterator<Item = Option<&'a Summary>>,
     quantiles: bool,
 ) -> Map<String, Value> {
+    let features = plan.features.iter();
+    let features = features.map(|one| (&one.name, one.statistics_shape(), quantiles));
+    let cameras = plan.cameras.iter().zip(videos).map(|(camera, videos)| {
+        let channels = videos.channels().unwrap_or_default();
+        let quantiles = quantiles && videos.has_quantiles();
+        (&camera.name, vec![channels, 1, 1], quantiles)
+    });
     let mut all = Map::new();
-    for (feature, summary) in plan.features.iter().zip(summaries) {
-        let Some(summary) = summary else { continue };
+    for ((name, shape, quantiles), summary) in features.chain(cameras).zip(summaries) {
+        let Some(summary) = summary.filter(|_| shape.first() != Some(&0)) else {
+            continue;
+        };
         let mut of_feature = Map::new();
         for name in statistics().filter(|name| quantiles || !name.starts_with('q')) {
             let value = if name == "count" {
                 json!([summary.count])
             } else {
-                nested_json(statistic_of(summary, name), &feature.statistics_shape())
+                nested_json(statistic_of(summary, name), &shape)
             };
             of_feature.insert(name.to_owned(), value);
         }
-        all.insert(feature.name.clone(), Value::Object(of_feature));
+        all.insert(name.clone(), Value::Object(of_feature));
     }
     all
+}
+
+/// Returns the `features` of `info.json`.
+///
+/// # Errors
+///
+/// Returns an error if nothing says the size of a video's frames.
+pub(crate) fn describe(
+    plan: &Plan,
+    videos: &[CameraVideos],
+    encoding: &Encoding,
+    written: &mut Written,
+) -> Result<Map<String, Value>> {
+    let mut features = plan.describe();
+    for (camera, videos) in plan.cameras.iter().zip(videos).rev() {
+        let entry = camera.describe(videos, plan.fps, encoding, written)?;
+        features.insert(camera.at, (camera.name.clone(), entry));
+    }
+    Ok(features.into_iter().collect())
 }
 
 /// Returns values as nested JSON arrays of the shape `axes`.
@@ -84,6 +115,7 @@ fn nested_json(values: &[f64], axes: &[usize]) -> Value {
 pub(crate) fn write_statistics(
     root: &Path,
     plan: &Plan,
+    videos: &[CameraVideos],
     totals: Vec<(usize, RunningSummary)>,
     quantiles: Vec<Vec<Vec<f64>>>,
     pictures: Vec<(usize, Summary)>,
@@ -95,11 +127,13 @@ pub(crate) fn write_statistics(
     for ((at, total), quantiles) in totals.into_iter().zip(quantiles) {
         summaries[at] = total.finish(quantiles);
     }
+    summaries.extend(videos.iter().map(CameraVideos::total));
     write_json(
         root,
         "meta/stats.json",
         &Value::Object(statistics_json(
             plan,
+            videos,
             summaries.iter().map(Option::as_ref),
             true,
         )),
@@ -205,7 +239,7 @@ pub(crate) fn write_modality(
 }
 
 /// Returns a number as JSON: an integer if it is one, since LeRobot's own tools write `fps` so.
-fn whole_if_possible(number: f64) -> Value {
+pub(crate) fn whole_if_possible(number: f64) -> Value {
     if number.fract() == 0.0 && number < 1e15 {
         Value::from(number as u64)
     } else {
@@ -218,10 +252,10 @@ pub(crate) fn write_info(
     root: &Path,
     version: Version,
     plan: &Plan,
+    mut features: Map<String, Value>,
     outgoing: &OutgoingDataset,
     [episodes, frames, tasks]: [u64; 3],
 ) -> Result<()> {
-    let mut features = plan.describe();
     let total = &outgoing.manifest().statistics;
     if let Some(Value::Object(action)) = features
         .get_mut(step::ACTION)
@@ -249,6 +283,15 @@ pub(crate) fn write_info(
         }
         action.insert("provenance".to_owned(), provenance);
     }
+    let video_path = match version {
+        _ if plan.cameras.is_empty() => None,
+        Version::V30 => {
+            Some("videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4")
+        }
+        Version::V21 => {
+            Some("videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4")
+        }
+    };
     let mut info = json!({
         "codebase_version": if version == Version::V30 { "v3.0" } else { "v2.1" },
         "robot_type": plan.robot,
@@ -259,15 +302,16 @@ pub(crate) fn write_info(
         "fps": whole_if_possible(plan.fps),
         "splits": {"train": format!("0:{episodes}")},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": null,
+        "video_path": video_path,
         "features": features,
     });
     if let Some(info) = info.as_object_mut() {
         if version == Version::V30 {
             info.insert("data_files_size_in_mb".to_owned(), Value::from(FILE_MIB));
-            info.insert("video_files_size_in_mb".to_owned(), Value::from(200));
+            info.insert("video_files_size_in_mb".to_owned(), Value::from(VIDEO_MIB));
         } else {
-            info.insert("total_videos".to_owned(), Value::from(0));
+            let videos = episodes * plan.cameras.len() as u64;
+            info.insert("total_videos".to_owned(), Value::from(videos));
             info.insert(
                 "total_chunks".to_owned(),
                 Value::from(episodes.div_ceil(CHUNK)),

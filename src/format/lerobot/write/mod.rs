@@ -4,8 +4,10 @@
 //! passes find the quantiles of all values. An episode of T actions has T rows; final observations
 //! go to a file of their own, where trajmill finds them again.
 
+mod cameras;
 mod episode_table;
 mod features;
+mod frame_statistics;
 mod image_size;
 mod metadata;
 mod names;
@@ -17,6 +19,7 @@ mod rolling_files;
 mod source_infos;
 mod stats;
 mod texts;
+mod videos;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +31,7 @@ use serde_json::{Value, json};
 use self::episode_table::EpisodeTable;
 use self::features::{EpisodePlace, Feature, Origin};
 use self::metadata::{
-    JsonLines, statistics_json, write_info, write_modality, write_statistics, write_texts,
+    JsonLines, describe, statistics_json, write_info, write_modality, write_statistics, write_texts,
 };
 use self::pixels::PixelCounts;
 use self::plan::Plan;
@@ -36,6 +39,7 @@ use self::quantiles::QuantileSearch;
 use self::rolling_files::RollingFiles;
 use self::stats::{RunningSummary, Summary, summary};
 use self::texts::TextTable;
+use self::videos::{CameraVideos, write_videos};
 use super::CHUNK;
 use super::Version;
 use super::episodes::OWN_PREFIX;
@@ -74,6 +78,7 @@ fn write(
 ) -> Result<Written> {
     let mut written = Written::default();
     let plan = Plan::new(outgoing, options, &mut written)?;
+    let videos = write_videos(outgoing, &plan, path, version, options, &mut written)?;
     let mut tables = plan.indices.tables();
     let schema: SchemaRef = Arc::new(Schema::new(
         plan.features.iter().map(Feature::field).collect::<Vec<_>>(),
@@ -81,10 +86,13 @@ fn write(
     store::create_dir(&path.join("meta"))?;
     let mut output = Output {
         plan: &plan,
+        videos: &videos,
         root: path,
         data: RollingFiles::new(path, "data", &schema),
         episodes: match version {
-            Version::V30 => Episodes::Table(Box::new(EpisodeTable::new(path, &plan, outgoing))),
+            Version::V30 => {
+                Episodes::Table(Box::new(EpisodeTable::new(path, &plan, &videos, outgoing)))
+            }
             Version::V21 => {
                 let lines = |name: &str| JsonLines::create(path, name).map(Box::new);
                 Episodes::JsonLines {
@@ -110,7 +118,8 @@ fn write(
         }
     }
     let (mut episode, mut rows) = (0, 0);
-    for trajectory in outgoing.pass(None)? {
+    let columns = plan.columns(outgoing);
+    for trajectory in outgoing.pass(columns.as_deref())? {
         let trajectory = trajectory?;
         if trajectory.length == 0 {
             continue;
@@ -161,6 +170,11 @@ fn write(
                 total.add(part);
             }
         }
+        let of_videos = videos.iter().map(|videos| {
+            let episode = videos.episodes.get(episode as usize);
+            episode.and_then(|episode| episode.summary.clone())
+        });
+        summaries.extend(of_videos);
         output.episode(&trajectory, &place, &values, &summaries, &tables[0])?;
         (episode, rows) = (episode + 1, rows + trajectory.length as u64);
     }
@@ -188,7 +202,7 @@ fn write(
             .iter()
             .map(|(at, counts)| (*at, counts.summary()))
             .collect();
-        write_statistics(path, &plan, totals, quantiles, pictures)?;
+        write_statistics(path, &plan, &videos, totals, quantiles, pictures)?;
     }
     for (at, table) in tables.iter().enumerate() {
         let column = plan
@@ -200,10 +214,12 @@ fn write(
         write_texts(path, version, table, index)?;
     }
     write_modality(path, &plan, outgoing, &mut written)?;
+    let features = describe(&plan, &videos, &options.encoding(), &mut written)?;
     write_info(
         path,
         version,
         &plan,
+        features,
         outgoing,
         [episode, rows, tables[0].texts.len() as u64],
     )?;
@@ -255,6 +271,7 @@ fn quantiles(
 /// The files that are being written.
 struct Output<'a> {
     plan: &'a Plan,
+    videos: &'a [CameraVideos],
     root: &'a Path,
     schema: SchemaRef,
     data: RollingFiles,
@@ -304,7 +321,9 @@ impl Output<'_> {
             Episodes::Table(table) => {
                 let file = self.data.make_room(trajectory.length as u64)?;
                 self.data.write(&batch)?;
-                table.add(trajectory, place, file, &texts, summaries)?;
+                let videos = self.videos.iter();
+                let videos = videos.filter_map(|of| of.episodes.get(place.episode as usize));
+                table.add(trajectory, place, file, videos, &texts, summaries)?;
             }
             Episodes::JsonLines { episodes, stats } => {
                 let name = format!(
@@ -334,7 +353,7 @@ impl Output<'_> {
                 let summaries = summaries.iter().map(Option::as_ref);
                 stats.add(&json!({
                     "episode_index": place.episode,
-                    "stats": statistics_json(self.plan, summaries, false),
+                    "stats": statistics_json(self.plan, self.videos, summaries, false),
                 }))?;
             }
         }

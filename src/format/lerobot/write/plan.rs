@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
+use super::cameras::Camera;
 use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
@@ -19,7 +20,7 @@ use crate::format::lerobot::info::PIXELS;
 use crate::transfer::write::nulls::columns_with_nulls;
 use crate::transfer::write::sources::agreed;
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Written};
-use crate::video::refers;
+use crate::video::{Images, refers};
 
 /// A feature with more values in a frame gets no statistics, such as pixels and embeddings.
 const WIDEST_STATISTICS: usize = 1024;
@@ -29,7 +30,10 @@ const CHANNELS: usize = 3;
 
 /// What is written: features, frames per second, robot and tasks.
 pub(crate) struct Plan {
+    /// The features with values in data files.
     pub(crate) features: Vec<Feature>,
+    /// The features whose values are videos.
+    pub(crate) cameras: Vec<Camera>,
     pub(crate) fps: f64,
     pub(crate) robot: Value,
     pub(crate) indices: IndexColumns,
@@ -88,8 +92,15 @@ impl Plan {
             |name| !Generated::is_name(name) && name != TASK,
             |_| false,
         )?;
+        let columns: Vec<&str> = outgoing
+            .steps()
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
         let mut plan = Plan {
             features: Vec::new(),
+            cameras: Vec::new(),
             fps: fps.unwrap_or(DEFAULT_FPS),
             robot,
             indices: IndexColumns::new(options.task.clone().or_else(|| options.env.clone())),
@@ -108,6 +119,12 @@ impl Plan {
                 continue;
             }
             plan.has_action |= name == step::ACTION;
+            if refers(field) {
+                let at = plan.features.len();
+                let camera = Camera::of_references(field, &columns, &infos, at, written)?;
+                plan.cameras.push(camera);
+                continue;
+            }
             let added = plan.features.len();
             let index = plan.indices.add(field, &infos);
             let feature = match &index {
@@ -133,6 +150,9 @@ impl Plan {
                 };
                 feature.names = names(feature, &infos, written).unwrap_or(other);
             }
+            if options.images == Some(Images::Video) {
+                plan.film(added, name);
+            }
             // A step without a source has no action. Rewards have a flag of their own.
             let explained = [step::REWARD, step::ACTION_SOURCE].contains(&name);
             if with_nulls.contains(name) && plan.features.len() > added && !explained {
@@ -152,15 +172,20 @@ impl Plan {
                 Origin::Place(feature),
             );
         }
+        if options.images == Some(Images::Video) && plan.cameras.is_empty() {
+            return Err(Error::usage(
+                "`images: video` is given, but no column holds images or pixels",
+            )
+            .hint(
+                "leave out `images` (`--images`): pixels are columns `uint8[H*W*3]` with a shape",
+            ));
+        }
         let mut seen = HashSet::new();
-        match plan
-            .features
-            .iter()
-            .find(|feature| !seen.insert(feature.name.as_str()))
-        {
+        let names = plan.features.iter().map(|feature| &feature.name);
+        let mut names = names.chain(plan.cameras.iter().map(|camera| &camera.name));
+        match names.find(|name| !seen.insert(name.as_str())) {
             Some(twice) => Err(Error::failed(format!(
-                "two columns would both become the feature `{}`",
-                twice.name
+                "two columns would both become the feature `{twice}`"
             ))
             .hint("rename one of them with `derive`, or leave it out with `columns`")),
             None => Ok(plan),
@@ -186,6 +211,21 @@ impl Plan {
         });
     }
 
+    /// Makes cameras of the images among the features from `added` on, which are made of `column`.
+    fn film(&mut self, added: usize, column: &str) {
+        let (images, others) = self
+            .features
+            .split_off(added)
+            .into_iter()
+            .partition(|feature| feature.dtype == "image");
+        self.features.extend::<Vec<_>>(others);
+        let images: Vec<Feature> = images;
+        for feature in images {
+            let at = self.features.len();
+            self.cameras.push(Camera::of_images(feature, column, at));
+        }
+    }
+
     /// Adds the features that a column of steps becomes.
     fn column(
         &mut self,
@@ -195,12 +235,10 @@ impl Plan {
         image: Option<[usize; 3]>,
         written: &mut Written,
     ) {
-        let refers = refers(field);
         let mut pending = vec![(feature.to_owned(), field.clone(), Vec::new())];
         while let Some((name, field, path)) = pending.pop() {
             let from = Origin::Column(column.to_owned(), path.clone());
-            // A reference to a frame is no picture.
-            let name = if path.is_empty() || column == step::OBSERVATION && !refers {
+            let name = if path.is_empty() || column == step::OBSERVATION {
                 name
             } else {
                 guarded(name)
@@ -220,18 +258,6 @@ impl Plan {
                             field.as_ref().clone(),
                             path,
                         ));
-                    }
-                    if path.is_empty() && refers {
-                        let what = format!("the videos of `{column}`");
-                        let [path, timestamp] =
-                            ["path", "timestamp"].map(|part| guarded(format!("{name}.{part}")));
-                        written.cannot_hold(
-                            what,
-                            format!(
-                                "NOT written, only `{path}` and `{timestamp}`; \
-                                 `--frames png --videos DATASET` writes the frames as images"
-                            ),
-                        );
                     }
                 }
                 (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, _) => {
@@ -318,8 +344,24 @@ impl Plan {
             .map(Feature::width)
     }
 
-    /// Returns the `features` of `info.json`.
-    pub(crate) fn describe(&self) -> Map<String, Value> {
+    /// Returns the names of the columns of steps that the features with values are made of; `None`
+    /// if these are all.
+    pub(crate) fn columns<'a>(&self, outgoing: &'a OutgoingDataset) -> Option<Vec<&'a str>> {
+        let is_filmed = |name: &str| {
+            let of_column = |feature: &Feature| match &feature.from {
+                Origin::Column(column, _) | Origin::Valid(column) => column == name,
+                _ => false,
+            };
+            self.cameras.iter().any(|camera| camera.column == name)
+                && !self.features.iter().any(of_column)
+        };
+        let fields = outgoing.steps().fields().iter();
+        let names = fields.map(|field| field.name().as_str());
+        (!self.cameras.is_empty()).then(|| names.filter(|name| !is_filmed(name)).collect())
+    }
+
+    /// Returns the `features` of `info.json` with values in data files.
+    pub(crate) fn describe(&self) -> Vec<(String, Value)> {
         self.features
             .iter()
             .map(|feature| {

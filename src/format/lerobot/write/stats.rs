@@ -12,7 +12,7 @@ pub(crate) struct Summary {
     pub(crate) mean: Vec<f64>,
     /// The standard deviation of the population.
     pub(crate) std: Vec<f64>,
-    /// One entry for each of [`QUANTILES`].
+    /// One entry for each of [`QUANTILES`]; none if they are not known.
     pub(crate) quantiles: Vec<Vec<f64>>,
 }
 

@@ -29,6 +29,7 @@ use crate::container::arrays::StoredArray;
 use crate::dataset::{Account, Rows};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::EnvelopeReader;
+use crate::transfer::roundtrip::models::Models;
 
 /// The column of trajectories with the number of the environment in a rollout.
 const ENVIRONMENT: &str = "environment";
@@ -422,6 +423,10 @@ impl Source for Concatenated {
 
     fn metadata(&self) -> Map<String, Value> {
         self.metadata.clone()
+    }
+
+    fn models(&self) -> Option<Models> {
+        self.envelope.as_ref()?.models.clone()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -302,6 +302,23 @@ impl Source for Episodes {
     }
 }
 
+/// Returns the values of a fact about trajectories as a column of `trajectories` holds them: as
+/// they are, or as text, which is JSON if they are lists or structs.
+///
+/// # Errors
+/// Returns an error if a value cannot be written as text.
+pub(crate) fn fact(values: &ArrayRef) -> Result<ArrayRef> {
+    if is_plain(values.data_type()) {
+        return Ok(ArrayRef::clone(values));
+    }
+    let texts = (0..values.len()).map(|row| match values.is_null(row) {
+        true => Ok(None),
+        false => as_text(&values.slice(row, 1)).map(Some),
+    });
+    let texts = texts.collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(StringArray::from(texts)))
+}
+
 /// Whether a column of `trajectories` holds values of this type as they are.
 fn is_plain(data_type: &DataType) -> bool {
     data_type.is_numeric()

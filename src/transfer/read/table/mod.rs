@@ -38,6 +38,7 @@ use crate::dataset::account::LeftOut;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
+pub(crate) use self::episodes::fact;
 pub(crate) use self::files::{Found, is_folder_of, is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 

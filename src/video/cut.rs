@@ -1,0 +1,214 @@
+//! Cuts a run of frames out of a video without encoding them again.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Once;
+
+use ffmpeg_next::{Packet, codec, format, log, media};
+
+use super::{Extent, Run};
+use crate::dataset::store;
+use crate::error::{Error, Result};
+
+/// Prepares FFmpeg's libraries, whose messages become errors of the callers.
+pub(super) fn initialise() {
+    static READY: Once = Once::new();
+    READY.call_once(|| {
+        // Registers the texts of errors, which cannot fail.
+        let _ = ffmpeg_next::init();
+        log::set_level(log::Level::Quiet);
+    });
+}
+
+/// A video whose packets are read in the order of the file.
+struct Packets {
+    input: format::context::Input,
+    stream: usize,
+    unit: f64,
+}
+
+impl Packets {
+    fn open(path: &Path) -> Result<Packets, ffmpeg_next::Error> {
+        initialise();
+        let input = format::input(path)?;
+        let stream = input.streams().best(media::Type::Video);
+        let stream = stream.ok_or(ffmpeg_next::Error::StreamNotFound)?;
+        let (at, unit) = (stream.index(), f64::from(stream.time_base()));
+        Ok(Packets {
+            input,
+            stream: at,
+            unit,
+        })
+    }
+
+    /// Returns the next packet of the video; `None` after the last.
+    fn next(&mut self) -> Result<Option<Packet>, ffmpeg_next::Error> {
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(&mut self.input) {
+                Ok(()) if packet.stream() == self.stream => return Ok(Some(packet)),
+                Ok(()) => {}
+                Err(ffmpeg_next::Error::Eof) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads up to the packet of the key frame at `seconds`. Returns it, and whether it is the
+    /// first of the file; `None` if there is no key frame.
+    fn key(
+        &mut self,
+        seconds: f64,
+        tolerance: f64,
+    ) -> Result<Option<(Packet, bool)>, ffmpeg_next::Error> {
+        let place = ((seconds + tolerance) * 1e6) as i64;
+        let mut is_first = seconds <= tolerance;
+        if !is_first {
+            self.input.seek(place, ..place)?;
+        }
+        while let Some(packet) = self.next()? {
+            let Some(at) = packet.pts().map(|pts| pts as f64 * self.unit) else {
+                return Ok(None);
+            };
+            if packet.is_key() && (at - seconds).abs() < tolerance {
+                return Ok(Some((packet, is_first)));
+            }
+            if at > seconds + tolerance && packet.is_key() {
+                return Ok(None);
+            }
+            is_first = false;
+        }
+        Ok(None)
+    }
+}
+
+/// Returns how much of the file at `path` a run of frames is.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read.
+pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
+    examine(path, run).map_err(|error| {
+        Error::failed(format!(
+            "{}: cannot read the video: {error}",
+            path.display()
+        ))
+        .hint("the dataset is incomplete or the file is damaged: fetch it again")
+    })
+}
+
+fn examine(path: &Path, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
+    let mut packets = Packets::open(path)?;
+    let Some((mut packet, is_first)) = packets.key(run.from, run.tolerance)? else {
+        return Ok(Extent::Unaligned);
+    };
+    // The packets from the key frame on have to be those of the run: then no frame needs one that
+    // lies outside.
+    let mut seen = HashSet::new();
+    loop {
+        let Some(pts) = packet.pts() else {
+            return Ok(Extent::Unaligned);
+        };
+        let place = (pts as f64 * packets.unit - run.from) * run.fps;
+        let frame = place.round();
+        let is_of_run = frame >= 0.0
+            && (frame as u64) < run.frames
+            && (place - frame).abs() < run.tolerance * run.fps
+            && seen.insert(frame as u64);
+        if !is_of_run {
+            return Ok(Extent::Unaligned);
+        }
+        if seen.len() as u64 == run.frames {
+            break;
+        }
+        match packets.next()? {
+            Some(next) => packet = next,
+            None => return Ok(Extent::Unaligned),
+        }
+    }
+    let streams = packets.input.nb_streams();
+    let is_whole = is_first && run.from.abs() < run.tolerance && packets.next()?.is_none();
+    Ok(if is_whole && streams == 1 {
+        Extent::Whole
+    } else {
+        Extent::Cut
+    })
+}
+
+/// Writes the packets of a run of frames, of which [`extent`] returned [`Extent::Cut`], to a video
+/// at `to`, which must not exist. The first frame is at 0 s.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read, or if the video cannot be written.
+pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
+    drop(store::create(to)?);
+    copy(from, to, run).map_err(|error| {
+        Error::failed(format!(
+            "cannot cut {} out of {}: {error}",
+            to.display(),
+            from.display()
+        ))
+        .hint("see whether the disk is full; `--videos reencode` encodes the frames again")
+    })?;
+    ensure_frames(to, run.frames)?;
+    store::sync_file(to)
+}
+
+fn copy(from: &Path, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
+    let mut packets = Packets::open(from)?;
+    let source = packets.input.stream(packets.stream);
+    let source = source.ok_or(ffmpeg_next::Error::StreamNotFound)?;
+    let unit = source.time_base();
+    let mut output = format::output_as(to, "mp4")?;
+    let mut stream = output.add_stream(codec::Id::None)?;
+    stream.set_parameters(source.parameters());
+    stream.set_time_base(unit);
+    stream.set_avg_frame_rate(source.avg_frame_rate());
+    output.write_header()?;
+    let own = output.stream(0).map_or(unit, |stream| stream.time_base());
+    let mut next = packets
+        .key(run.from, run.tolerance)?
+        .map(|(packet, _)| packet);
+    let start = next.as_ref().and_then(Packet::pts).unwrap_or(0);
+    for _ in 0..run.frames {
+        let Some(mut packet) = next else { break };
+        let moved = |time: Option<i64>| time.map(|time| time - start);
+        packet.set_pts(moved(packet.pts()));
+        packet.set_dts(moved(packet.dts()));
+        packet.rescale_ts(unit, own);
+        packet.set_stream(0);
+        packet.set_position(-1);
+        packet.write_interleaved(&mut output)?;
+        next = packets.next()?;
+    }
+    output.write_trailer()
+}
+
+/// Verifies that the video at `path`, which was just written, has `frames` frames.
+///
+/// # Errors
+///
+/// Returns an error if it has another number, or if it cannot be read.
+pub(crate) fn ensure_frames(path: &Path, frames: u64) -> Result<()> {
+    let found = Packets::open(path).and_then(|mut packets| {
+        let mut found = 0;
+        while packets.next()?.is_some() {
+            found += 1;
+        }
+        Ok(found)
+    });
+    match found {
+        Ok(found) if found == frames => Ok(()),
+        Ok(found) => Err(Error::failed(format!(
+            "{} has {found} frames, but {frames} were written",
+            path.display()
+        ))
+        .hint("see whether the disk is full, and run the command again")),
+        Err(error) => Err(Error::failed(format!(
+            "{} cannot be read after it was written: {error}",
+            path.display()
+        ))
+        .hint("see whether the disk is full, and run the command again")),
+    }
+}

@@ -1,0 +1,268 @@
+"""Folders of videos, `videofolder`: frames, their times and the facts about files equal PyAV's.
+
+PyAV writes the videos and says what is in them; the standard library and pyarrow write metadata.
+"""
+
+import csv
+import json
+import os
+from fractions import Fraction
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import oracle
+from oracle import check, equal, trajmill
+from oracle import table as steps
+from writers.video import FPS, arrays, decoded, encode, images
+
+CAMERA = "observation.images.video"
+
+# Containers and codecs: what times look like differs in each.
+CLIPS = {
+    "a.mp4": dict(count=20, options={"bf": "3"}),
+    "av1.mp4": dict(count=25, codec="libsvtav1", options={"preset": "12", "g": "2"}),
+    "b.mkv": dict(count=30, start=7),
+    "c.webm": dict(count=11, codec="libvpx-vp9"),
+    "d.MOV": dict(count=13, options={"bf": "2"}),
+    "e.avi": dict(count=13, codec="mpeg4"),
+    "f.flv": dict(count=13),
+    # Alternative reference frames are packets that show nothing.
+    "g.webm": dict(count=40, codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "16"}),
+    "h.ts": dict(count=13, options={"bf": "2"}),
+    "clip_10.mp4": dict(count=1),
+    "clip_9.mp4": dict(count=2, seed=5),
+}
+# Numbers in names count.
+ORDER = [*sorted(CLIPS)[:4], "clip_9.mp4", "clip_10.mp4", *sorted(CLIPS)[6:]]
+
+
+def clips(root, names=CLIPS):
+    for name in names:
+        encode(str(root / name), **CLIPS[name])
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return clips(tmp_path_factory.mktemp("clips") / "clips")
+
+
+def facts(dataset):
+    """The table of trajectories, as a list of rows."""
+    return steps(dataset, "trajectories").to_pylist()
+
+
+def rows(dataset):
+    """The steps of each trajectory, by its key."""
+    keys = {row["trajectory_id"]: row["source_key"] for row in facts(dataset)}
+    found = {key: [] for key in keys.values()}
+    for row in steps(dataset).to_pylist():
+        found[keys[row["trajectory_id"]]].append(row)
+    return found
+
+
+@pytest.mark.video
+def test_every_frame_is_a_step_at_the_time_of_pyav(folder, tmp_path):
+    trajmill("import", folder, tmp_path / "in")
+    found = rows(tmp_path / "in")
+    equal(
+        list(found),
+        ORDER,
+        "the order of names",
+    )
+    for name, clip in found.items():
+        times, _ = decoded(str(folder / name))
+        equal([row[CAMERA]["path"] for row in clip], [name] * len(times), name)
+        oracle.close([row[CAMERA]["timestamp"] for row in clip], times, name, atol=1e-9)
+        oracle.close([row["timestamp"] for row in clip], times - times[0], name, atol=1e-9)
+        check(not any(row["terminated"] or row["truncated"] for row in clip), name)
+    for row in facts(tmp_path / "in"):
+        with av.open(str(folder / row["source_key"])) as file:
+            stream = file.streams.video[0]
+            codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
+            size = [stream.height, stream.width]
+        check([row["video_height"], row["video_width"]] == size, row)
+        check(row["video_codec"] == codec, row)
+        check(row["video_fps"] == FPS and row["video_frames"] == row["length"], row)
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("kind", ["array", "png"])
+def test_frames_are_those_of_pyav(folder, tmp_path, kind):
+    trajmill("import", folder, tmp_path / "in", "--frames", kind)
+    found = (arrays if kind == "array" else images)(steps(tmp_path / "in"), CAMERA)
+    start = 0
+    for row in facts(tmp_path / "in"):
+        _, frames = decoded(str(folder / row["source_key"]))
+        equal(found[start : start + len(frames)], frames, row["source_key"])
+        start += len(frames)
+    check(start == len(found), "every frame")
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("fps", [5, 12.5, 24, 30, 60])
+def test_resampling_shows_the_last_frame_at_or_before_a_time(folder, tmp_path, fps):
+    """The rule of torchcodec's `get_frames_played_at`, with times exact to the rounding of files."""
+    trajmill("import", folder, tmp_path / "in", "--fps", fps)
+    for name, clip in rows(tmp_path / "in").items():
+        times, _ = decoded(str(folder / name))
+        count = len(times)
+        length = Fraction(count, FPS)
+        ideal = [Fraction(at, FPS) for at in range(count)]
+        wanted, at = [], Fraction(0)
+        while at < length:
+            wanted.append(times[max(i for i, time in enumerate(ideal) if time <= at)])
+            at += 1 / Fraction(fps)
+        oracle.close([row[CAMERA]["timestamp"] for row in clip], wanted, f"{name} at {fps}")
+        oracle.close([row["timestamp"] for row in clip], np.arange(len(wanted)) / fps, name)
+
+
+def uneven(path, times):
+    """Writes a video whose frames are shown at `times`, in milliseconds."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for at, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * at, np.uint8), "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+@pytest.mark.video
+def test_a_rate_that_varies_is_refused_and_resampled(tmp_path):
+    root, times = tmp_path / "clips", [0, 40, 200, 240, 280]
+    uneven(root / "a.mp4", times)
+    refused = trajmill("import", root, tmp_path / "in", code=1).stderr
+    oracle.says(refused, ["a.mp4", "the frame rate varies", "0.0400", "0.1600", "--fps"], "refused")
+    trajmill("import", root, tmp_path / "in", "--fps", 20)
+    found = [row[CAMERA]["timestamp"] for row in rows(tmp_path / "in")["a.mp4"]]
+    # At 0, 50, 100 … 300 ms; the last frame lasts as long as the one before it.
+    wanted = [0, 40, 40, 40, 200, 240, 280]
+    oracle.close(found, np.array(wanted) / 1000, "resampled")
+
+
+@pytest.mark.video
+def test_files_of_several_rates_are_refused_set_aside_or_resampled(tmp_path):
+    root = clips(tmp_path / "clips", ["a.mp4"])
+    uneven(root / "b.mp4", range(0, 1000, 100))
+    refused = trajmill("import", root, tmp_path / "in", code=1).stderr
+    oracle.says(refused, ["b.mp4", "10 frames per second", "a.mp4", "30", "--fps"], "refused")
+    aside = ["--on-error", "quarantine", "--allowed", 1]
+    trajmill("import", root, tmp_path / "aside", *aside)
+    check(list(rows(tmp_path / "aside")) == ["a.mp4"], "set aside")
+    trajmill("import", root, tmp_path / "in", "--fps", 10)
+    check([len(clip) for clip in rows(tmp_path / "in").values()] == [7, 10], "resampled")
+
+
+# --- facts
+
+
+def write_metadata(path, entries):
+    if path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(entries[0]))
+            writer.writeheader()
+            writer.writerows(entries)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    else:
+        pq.write_table(pa.Table.from_pylist(entries), path)
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_metadata_and_folders_are_facts_about_trajectories(tmp_path, kind):
+    root = tmp_path / "clips"
+    encode(str(root / "a.mp4"), 3)
+    encode(str(root / "task=stack%20cups/b.mp4"), 4)
+    encode(str(root / "task=stack%20cups/left/arm/c.mp4"), 5)
+    encode(str(root / "d.mp4"), 6)
+    (root / "notes.txt").write_text("not a video")
+    entries = [
+        {"file_name": "task=stack%20cups/left/arm/c.mp4", "caption": "three, cups", "score": 3},
+        {"file_name": "./a.mp4", "caption": "one cup", "score": 1},
+        {"file_name": "task=stack%20cups/b.mp4", "caption": "two", "score": 2},
+    ]
+    write_metadata(root / f"metadata.{kind}", entries)
+    done = trajmill("import", root, tmp_path / "in", "--from", "videofolder", "--json")
+    found = {row["source_key"]: row for row in facts(tmp_path / "in")}
+    wanted = {
+        "a.mp4": ("one cup", 1, None, None),
+        "d.mp4": (None, None, None, None),
+        "task=stack%20cups/b.mp4": ("two", 2, "stack cups", None),
+        "task=stack%20cups/left/arm/c.mp4": ("three, cups", 3, "stack cups", "left/arm"),
+    }
+    for key, values in wanted.items():
+        row = found[key]
+        equal([row[name] for name in ("caption", "score", "task", "folder")], values, key)
+    check(
+        steps(tmp_path / "in")["task"].to_pylist() == [None] * 3 + [None] * 6 + ["stack cups"] * 9,
+        "the task of each step",
+    )
+    [account] = json.loads(done.stdout)["imports"]
+    check(
+        account["columns"]
+        == {name: name for name in ("caption", "score", "task", "folder")} | {"video": CAMERA},
+        account,
+    )
+    check([entry["name"] for entry in account["left_out"]] == ["notes.txt"], account)
+
+
+@pytest.mark.video
+def test_columns_are_named_by_map_and_the_task_comes_from_a_caption(tmp_path):
+    root = clips(tmp_path / "clips", ["clip_9.mp4"])
+    write_metadata(root / "metadata.jsonl", [{"file_name": "clip_9.mp4", "text": "open", "length": 7}])
+    map_ = ["--map", "observation.images.top=video,task=text"]
+    trajmill("import", root, tmp_path / "in", *map_)
+    [row] = facts(tmp_path / "in")
+    check((row["task"], row["source_length"], row["length"]) == ("open", 7, 2), row)
+    check(steps(tmp_path / "in")["task"].to_pylist() == ["open"] * 2, "steps have the task")
+    check("observation.images.top" in steps(tmp_path / "in").schema.names, "named")
+    wrong = trajmill("import", root, tmp_path / "no", "--map", "task=txet", code=1).stderr
+    oracle.says(wrong, ["txet", "did you mean `text`"], "a typo")
+
+
+@pytest.mark.video
+def test_the_name_of_a_folder_is_no_task(tmp_path):
+    encode(str(tmp_path / "clips/stack the cups/a.mp4"), 2)
+    trajmill("import", tmp_path / "clips", tmp_path / "in")
+    [row] = facts(tmp_path / "in")
+    check(row["folder"] == "stack the cups" and "task" not in row, row)
+
+
+@pytest.mark.video
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ([{"file_name": "b.mp4"}], ["row 0", "`b.mp4`", "no such video"]),
+        ([{"file_name": "../clips/clip_9.mp4"}], ["no such video"]),
+        ([{"file_name": "clip_9.mp4"}] * 2, ["row 1", "has a row already"]),
+        ([{"name": "clip_9.mp4"}], ["no column `file_name`"]),
+        ([{"file_name": 3}], ["int64, not text"]),
+    ],
+    ids=["no-file", "outside", "twice", "no-names", "numbers"],
+)
+def test_metadata_that_does_not_fit_is_refused(tmp_path, entries, words):
+    root = clips(tmp_path / "clips", ["clip_9.mp4"])
+    write_metadata(root / "metadata.jsonl", entries)
+    message = trajmill("import", root, tmp_path / "in", code=1).stderr
+    oracle.says(message, ["metadata.jsonl", *words], "refused")
+
+
+@pytest.mark.video
+def test_only_folders_of_videos_alone_are_recognised(tmp_path):
+    root = clips(tmp_path / "clips", ["clip_9.mp4"])
+    trajmill("import", root, tmp_path / "in")
+    write_metadata(root / "metadata.parquet", [{"file_name": "clip_9.mp4"}])
+    trajmill("import", root, tmp_path / "with-metadata")
+    os.remove(root / "metadata.parquet")
+    (root / "other.json").write_text("{}")
+    message = trajmill("import", root, tmp_path / "no", code=1).stderr
+    oracle.says(message, ["cannot tell the format", "videofolder"], "not recognised")

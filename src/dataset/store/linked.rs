@@ -17,7 +17,8 @@ const AT_ONCE: usize = 1 << 20;
 
 /// Gives the file at `from`, which has the length and hash `digest`, the further name `to`, without
 /// reading it. Links at `from` are followed. Where one file cannot have both names, as on two file
-/// systems, the file is copied: see [`copy_verified`]. A file that an earlier run left at `to` stays.
+/// systems, the file is copied: see [`copy_verified`]. A file that an earlier run left at `to`
+/// stays.
 ///
 /// The name is durable after the directory of `to` is synced.
 ///

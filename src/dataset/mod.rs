@@ -18,6 +18,7 @@ pub(crate) mod block;
 pub(crate) mod computed_columns;
 mod content;
 pub(crate) mod files;
+pub(crate) mod frame_references;
 pub(crate) mod frames;
 pub(crate) mod layout;
 pub(crate) mod manifest;

@@ -13,9 +13,12 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::frames::LAZY;
 use super::manifest::Column;
 use crate::error::{Error, Result, wording};
+
+/// The metadata key of a column of frames that is decoded when its values are needed. It is never
+/// written.
+pub(crate) const LAZY: &str = "lazy";
 
 /// Columns of `steps` with a fixed meaning.
 pub mod step {

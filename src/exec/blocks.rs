@@ -10,7 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::{Piece, Task};
 use crate::dataset::block::with_column;
-use crate::dataset::frames::{Frames, SOURCE};
+use crate::dataset::frame_references::SOURCE;
+use crate::dataset::frames::Frames;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Block, Dataset, Origin, ShardReader};
 use crate::error::{Error, Result};

@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::concat;
 use arrow::datatypes::{Field, Int32Type, Schema};
 
-use crate::dataset::frames::SOURCE;
+use crate::dataset::frame_references::SOURCE;
 use crate::dataset::videos::refers;
 use crate::dataset::{Block, Dataset, schema};
 use crate::error::{Error, Result};
@@ -100,8 +100,8 @@ impl Lazy {
         Ok(block)
     }
 
-    /// Cuts `block` into pieces that are decoded one by one, each of about a row group of `written`.
-    /// A block without frames is one piece.
+    /// Cuts `block` into pieces that are decoded one by one, each of about a row group of
+    /// `written`. A block without frames is one piece.
     pub(super) fn pieces(&self, block: Block, written: &Schema) -> Vec<Block> {
         let is_lazy = |(stored, _): &(Field, Field)| {
             let field = block.steps.schema_ref().field_with_name(stored.name());

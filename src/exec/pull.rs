@@ -214,7 +214,7 @@ impl Shared<'_> {
 
     /// Chooses the next turn: the next batch if it is complete, else the run that is needed first.
     fn turn(&self, state: &mut State) -> Turn {
-        // Batches before the one that failed go on, so that the same failure is reported every time.
+        // Batches before the one that failed go on: every run reports the same failure.
         let end = state.failed.as_ref().map(|((batch, _), _)| *batch);
         let end = end.unwrap_or(self.batches.len());
         if state.next >= end {

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::util::error::{EAGAIN, EINVAL};
 use ffmpeg_next::util::format::Pixel;
-use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame};
+use ffmpeg_next::{Dictionary, Packet, decoder, encoder, filter, format, frame};
 
 use super::demux;
+use super::rgb::{FrameFormat, Rgb};
 use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::{Frames, TOLERANCE};
@@ -73,6 +74,15 @@ struct Decoded {
 }
 
 impl Video {
+    /// Opens the video at `path`, which is decoded with as many threads as there are cores.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`Video::open_with`].
+    pub(crate) fn open(path: &Path) -> Result<Video> {
+        Video::open_with(path, 0)
+    }
+
     /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
     /// cores for 0.
     ///
@@ -80,7 +90,7 @@ impl Video {
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
+    pub(crate) fn open_with(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
@@ -316,7 +326,7 @@ impl Video {
                 return Ok(());
             }
         }
-        *self = Video::open(&self.path, self.threads)?;
+        *self = Video::open_with(&self.path, self.threads)?;
         self.advance()
     }
 
@@ -447,86 +457,4 @@ fn encode(
     png.receive_packet(&mut packet)?;
     out.extend_from_slice(packet.data().unwrap_or_default());
     Ok(())
-}
-
-/// The properties of a frame that its conversion depends on.
-#[derive(PartialEq)]
-struct FrameFormat {
-    pixel: Pixel,
-    width: u32,
-    height: u32,
-    space: color::Space,
-    range: color::Range,
-}
-
-impl FrameFormat {
-    fn of(frame: &frame::Video) -> FrameFormat {
-        FrameFormat {
-            pixel: frame.format(),
-            width: frame.width(),
-            height: frame.height(),
-            space: frame.color_space(),
-            range: frame.color_range(),
-        }
-    }
-}
-
-/// Converts frames of one format to RGB with 8 bits per channel.
-struct Rgb {
-    format: FrameFormat,
-    graph: filter::Graph,
-}
-
-impl Rgb {
-    fn new(format: FrameFormat) -> Result<Rgb, ffmpeg_next::Error> {
-        let found = |name: &str| filter::find(name).ok_or(ffmpeg_next::Error::FilterNotFound);
-        let pixel = format
-            .pixel
-            .descriptor()
-            .ok_or(ffmpeg_next::Error::InvalidData)?
-            .name();
-        let matrix = match format.space {
-            color::Space::BT709 => "bt709",
-            color::Space::FCC => "fcc",
-            color::Space::SMPTE240M => "smpte240m",
-            color::Space::BT2020NCL | color::Space::BT2020CL => "bt2020",
-            // FFmpeg and LeRobot's loaders assume BT.601 if nothing is declared.
-            _ => "bt601",
-        };
-        let range = if format.range == color::Range::JPEG {
-            "full"
-        } else {
-            "auto"
-        };
-        let mut graph = filter::Graph::new();
-        let source = format!(
-            "video_size={}x{}:pix_fmt={pixel}:time_base=1/1000000",
-            format.width, format.height
-        );
-        graph.add(&found("buffer")?, "in", &source)?;
-        graph.add(&found("buffersink")?, "out", "")?;
-        let scale = format!(
-            "scale=threads=1:flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24"
-        );
-        graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
-        graph.validate()?;
-        Ok(Rgb { format, graph })
-    }
-
-    /// Converts a frame to RGB. FFmpeg takes over the contents of `frame`, which is empty
-    /// afterwards.
-    fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg_next::Error> {
-        let mut picture = frame::Video::empty();
-        self.graph
-            .get("in")
-            .ok_or(ffmpeg_next::Error::FilterNotFound)?
-            .source()
-            .add(frame)?;
-        self.graph
-            .get("out")
-            .ok_or(ffmpeg_next::Error::FilterNotFound)?
-            .sink()
-            .frame(&mut picture)?;
-        Ok(picture)
-    }
 }

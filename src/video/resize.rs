@@ -4,23 +4,11 @@
 //! weights in fixed point with 22 bits, and pixels rounded to 8 bits after each axis. A filter is
 //! stretched by the factor that a picture shrinks by, so no pixel is left out.
 
+use super::Filter;
 use crate::dataset::frames::Picture;
 
 /// The number of bits behind the point of a weight.
 const BITS: u32 = 22;
-
-/// How the pixels of a resized picture are made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Filter {
-    /// A triangle as wide as two pixels, or as two pixels of the smaller picture: Pillow's
-    /// `BILINEAR`, which torchvision calls `antialias=True`.
-    #[default]
-    Bilinear,
-    /// The mean of the pixels that a pixel covers: Pillow's `BOX`. OpenCV's `INTER_AREA` differs
-    /// from it by at most 1 where a picture shrinks.
-    Area,
-}
 
 impl Filter {
     /// Half of the width of the filter, in pixels.

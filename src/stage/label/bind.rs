@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::columns::Written;
+use super::frames::{frames_around, shows_frames};
 use super::options::Label;
 use super::outputs::{Output, chosen_action, clip, output};
 use super::{Action, Labeller};
@@ -16,12 +17,12 @@ use crate::dataset::schema::{step, type_name};
 use crate::expr::{self, Expression};
 use crate::model::{Port, Spec};
 use crate::stage::support::infer::bind::{
-    Accepted, Binding, batch, blame, cells, check_inputs, feeds, input, numbers, property,
-    row_shape, specs,
+    Accepted, batch, blame, check_inputs, feeds, input, numbers, property, specs,
 };
-use crate::stage::support::infer::frames::{length, shows};
+use crate::stage::support::infer::frame_inputs::Binding;
 use crate::stage::support::infer::names::quoted;
 use crate::stage::support::infer::pixels::FrameOptions;
+use crate::stage::support::infer::shape::{cells, row_shape};
 use crate::stage::support::infer::state::{State, fed_back, geometry, others, states, suspected};
 use crate::stage::support::infer::windows::{Edge, Window};
 use crate::stage::support::infer::{Ensemble, Input, Of};
@@ -186,42 +187,6 @@ fn feed(
                     "give an expression for each, such as `inputs: {example}`"
                 ))
                 .at("model"))
-        }
-    }
-}
-
-/// Whether a window of observations shows frames.
-fn shows_frames(label: &Label, steps: &Schema) -> bool {
-    let field = steps.field_with_name(step::OBSERVATION);
-    field.is_ok_and(|field| shows(field, label.frames.is_some()))
-}
-
-/// Returns the number of frames before and after the row's own that the model's only input shows.
-fn frames_around(label: &Label, spec: &Spec, port: &Port) -> Result<(usize, usize), Misfit> {
-    let given = label.window.as_ref();
-    let count = |key: &str| property(spec, key, |text| text.parse::<usize>().ok());
-    let past = given.and_then(|window| window.past);
-    let past = past.map_or_else(|| count("trajmill.past"), |past| Ok(Some(past)))?;
-    let future = given.and_then(|window| window.future);
-    let future = future.map_or_else(|| count("trajmill.future"), |future| Ok(Some(future)))?;
-    match (past, future, length(port)) {
-        (Some(past), Some(future), _) => Ok((past, future)),
-        (Some(past), None, Some(length)) if length > past => Ok((past, length - past - 1)),
-        (None, Some(future), Some(length)) if length > future => Ok((length - future - 1, future)),
-        (None, None, Some(1)) => Ok((0, 0)),
-        (Some(past), None, _) => Ok((past, 0)),
-        (None, Some(future), _) => Ok((0, future)),
-        (None, None, length) => {
-            let misfit = Misfit::new(match length {
-                Some(length) => format!("the model's input `{port}` holds {length} frames"),
-                None => {
-                    format!("the model's input `{port}` does not state how many frames it holds")
-                }
-            });
-            let help = "choose the frames with `window: {past: …, future: …}`";
-            Err(misfit
-                .help(help)
-                .at(if given.is_some() { "window" } else { "model" }))
         }
     }
 }

@@ -7,6 +7,7 @@ mod bind;
 mod columns;
 #[cfg(test)]
 mod fakes;
+mod frames;
 mod options;
 mod outputs;
 mod reduce;

@@ -13,11 +13,11 @@ use crate::dataset::schema::{step, type_name, vector};
 use crate::expr;
 use crate::model::{Element, Port, Spec};
 use crate::stage::support::columns::{fits, refuse_fixed};
-use crate::stage::support::infer::bind::{
-    Accepted, Binding, batch, cells, check_inputs, input, specs,
-};
+use crate::stage::support::infer::bind::{Accepted, batch, check_inputs, input, specs};
+use crate::stage::support::infer::frame_inputs::Binding;
 use crate::stage::support::infer::names::{did_you_mean, quoted};
 use crate::stage::support::infer::pixels::FrameOptions;
+use crate::stage::support::infer::shape::cells;
 use crate::stage::support::infer::state::{
     Carried, State, fed_back, geometry, others, states, suspected,
 };

@@ -72,7 +72,7 @@ impl Cameras {
             let mut first = None;
             for episode in episodes {
                 let (path, _) = info.video_file(episode, at, &feature.name)?;
-                match Video::open(&info.root.join(path), 0) {
+                match Video::open(&info.root.join(path)) {
                     Ok(video) => {
                         return Ok(Camera {
                             size: Some(video.size()),
@@ -170,7 +170,7 @@ impl Cameras {
         };
         let video = match open.take() {
             Some(video) if video.path() == path => video,
-            _ => Video::open(path, 0)?,
+            _ => Video::open(path)?,
         };
         let video = open.insert(video);
         let mut pictures = Pictures::new(self.options.kind, *size, times.len())?;

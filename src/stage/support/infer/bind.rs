@@ -1,17 +1,17 @@
 //! Binds the options that describe a model to what the model states.
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::frames::{self, Wanted};
+use super::frame_inputs::{self, Binding, Wanted};
 use super::names::{did_you_mean, quoted};
-use super::pixels::PixelOptions;
+use super::shape::row_shape;
 use super::state::{self, State};
-use super::windows::{Edge, Window};
+use super::windows::Window;
 use super::{Input, Of};
 use crate::dataset::schema::type_name;
-use crate::expr::{self, Expression};
+use crate::expr::Expression;
 use crate::model::{Element, Port, Spec, USE_ONNX_RUNTIME, listed};
 use crate::stage::{Context, Misfit};
 
@@ -215,35 +215,10 @@ pub(in crate::stage) fn batch(
         (None, None) => {
             let usual = context.models.runtime()?.batch().max(1);
             if inputs.iter().any(|input| input.shown().is_some()) {
-                return Ok(frames::batch(rows, usual));
+                return Ok(frame_inputs::batch(rows, usual));
             }
             Ok(state::default_batch(usual, states))
         }
-    }
-}
-
-/// Returns the number of values of one row with these axes; `None` if an axis is free.
-pub(in crate::stage) fn cells(axes: &[Option<usize>]) -> Option<usize> {
-    axes.iter()
-        .copied()
-        .try_fold(1, |cells: usize, size| cells.checked_mul(size?))
-}
-
-/// Returns the shape of one row of a port that must hold `wanted` values; at most one of its axes
-/// may be free.
-pub(in crate::stage) fn row_shape(port: &Port, wanted: usize) -> Option<Vec<usize>> {
-    let Some(axes) = port.shape.get(1..) else {
-        return Some(vec![wanted]);
-    };
-    let known: usize = axes.iter().flatten().product();
-    match axes.iter().filter(|size| size.is_none()).count() {
-        0 => (known == wanted).then(|| axes.iter().flatten().copied().collect()),
-        1 if known > 0 && wanted.is_multiple_of(known) => Some(
-            axes.iter()
-                .map(|size| size.unwrap_or(wanted / known))
-                .collect(),
-        ),
-        _ => None,
     }
 }
 
@@ -315,23 +290,6 @@ pub(in crate::stage) fn check_inputs<'a>(
     .at("inputs"))
 }
 
-/// How an input is bound.
-#[derive(Clone, Copy)]
-pub(in crate::stage) struct Binding<'a> {
-    /// The columns of steps.
-    pub(in crate::stage) steps: &'a Schema,
-    /// What `next` and `prev` are beyond the ends of a trajectory.
-    pub(in crate::stage) along: expr::Edge,
-    /// The window of an expression: past, future and edge.
-    pub(in crate::stage) window: Option<(usize, usize, Edge)>,
-    /// The window of frames: past and future.
-    pub(in crate::stage) around: Option<(usize, usize)>,
-    /// The form of frames.
-    pub(in crate::stage) pixels: Option<&'a PixelOptions>,
-    /// Whether the model is recurrent.
-    pub(in crate::stage) recurrent: bool,
-}
-
 /// Binds the expression `sql` to `port`, or a window of it. Returns the input and the shape of one
 /// of its rows.
 pub(in crate::stage) fn input(
@@ -346,7 +304,7 @@ pub(in crate::stage) fn input(
         ..
     } = binding;
     let wanted = Wanted { sql, port, binding };
-    if let Some(bound) = frames::input(&wanted)? {
+    if let Some(bound) = frame_inputs::input(&wanted)? {
         return Ok(bound);
     }
     let expression = Expression::bind(sql, steps, Some(along))?;

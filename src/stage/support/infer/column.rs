@@ -10,7 +10,7 @@ use arrow::datatypes::{
 };
 use half::f16;
 
-use super::frames::Source;
+use super::shown::Source;
 use super::windows::{Slot, Span, Window, fill, gather};
 use crate::dataset::block::flattened;
 use crate::dataset::schema::type_name;

@@ -10,9 +10,12 @@ pub(in crate::stage) mod bind;
 mod carry;
 mod column;
 pub(in crate::stage) mod described;
-pub(in crate::stage) mod frames;
+pub(in crate::stage) mod frame_inputs;
+mod frames;
 pub(in crate::stage) mod names;
 pub(in crate::stage) mod pixels;
+pub(in crate::stage) mod shape;
+mod shown;
 pub(in crate::stage) mod state;
 pub(in crate::stage) mod windows;
 
@@ -32,7 +35,7 @@ use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec, listed
 use crate::video;
 
 pub(in crate::stage) use column::{Column, Numbers, Values};
-pub(in crate::stage) use frames::Shown;
+pub(in crate::stage) use shown::Shown;
 
 /// What feeds one input of a model.
 pub(in crate::stage) struct Input {
@@ -115,7 +118,7 @@ pub(in crate::stage) fn pulls(inputs: &[Input]) -> Vec<String> {
 /// model's type.
 pub(in crate::stage) fn columns(inputs: &[Input], block: &Block) -> Result<Vec<Column>> {
     let column = |input: &Input| match &input.of {
-        Of::Frames(shown) => Ok(Column::Frames(frames::Source::of(block, &shown.column)?)),
+        Of::Frames(shown) => Ok(Column::Frames(shown::Source::of(block, &shown.column)?)),
         Of::Expression(expression) => Column::new(
             &expression.evaluate(&block.steps, &block.offsets)?,
             input.element,

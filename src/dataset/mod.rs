@@ -275,9 +275,8 @@ impl Dataset {
 fn no_manifest(path: &Path) -> Result<Error> {
     let place = path.display();
     if !files::exists(path)? {
-        return Ok(Error::failed(format!("{place} does not exist")).hint(
-            "check the path; a pipeline's relative paths start at the folder of the pipeline file",
-        ));
+        return Ok(Error::failed(format!("{place} does not exist"))
+            .hint("check the path; a relative path starts at the current directory"));
     }
     let why = if files::is_file(path)? {
         "it is a file, not a directory"

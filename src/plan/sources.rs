@@ -61,6 +61,9 @@ pub(crate) struct SourceToImport {
     about: SchemaRef,
     /// The columns of steps that other sources have and this one lacks. They come out as null.
     pub absent: Vec<String>,
+    /// The columns of steps that get another type, so that it holds the values of all sources: the
+    /// name, and the new type in words.
+    pub converted: Vec<(String, String)>,
 }
 
 impl SourceToImport {
@@ -243,10 +246,22 @@ fn find_own(
         let hint = "leave it out, or name the source's format with `format`";
         return Err(Error::usage(message).hint(hint));
     }
+    if !files::exists(&path)? {
+        let message = format!("{} does not exist", path.display());
+        let hint =
+            "check the path; a pipeline's relative paths start at the folder of the pipeline file";
+        return Err(Error::failed(message).hint(hint));
+    }
     let dataset = Dataset::open(&path)?;
     fingerprint.set("source", &dataset.hash);
     let videos = input.videos.as_ref().map(|videos| pipeline.locate(videos));
-    let dataset = video::decoded(dataset, input.options.frames, videos.as_deref())?;
+    if input.options.frames != input.options.frames.kind.into() {
+        let message = "`frames: {at: …, tolerance: …}` applies to LeRobot datasets, and this \
+                       source is a trajmill dataset";
+        let hint = "set it where the LeRobot dataset is imported";
+        return Err(Error::usage(message).hint(hint));
+    }
+    let dataset = video::decoded(dataset, input.options.frames.kind, videos.as_deref())?;
     if let Some(decoded) = &dataset.decoded {
         fingerprint.set("frames", decoded.by.depends());
     }
@@ -269,6 +284,7 @@ fn find_own(
         names,
         about: import::identified(&about),
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         name: dataset.name.clone(),
@@ -290,15 +306,15 @@ fn find_foreign(
         return Err(Error::usage(message).hint(hint));
     }
     let name = source_name(&path).unwrap_or_default();
-    let format = format::resolve(input.format.as_deref(), &path)?;
+    let format = format::resolve(input.format.as_deref(), &path, &input.options)?;
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
     let source = format.open(&path, &input.options)?;
     let (about, mut steps) = (import::identified(&source.about()), source.schema());
     let mut options = input.options.clone();
-    options.frames = Frames::Reference;
-    let frames = match input.options.frames {
+    options.frames.kind = Frames::Reference;
+    let frames = match input.options.frames.kind {
         Frames::Reference => None,
         // Several sources are compared by the columns that an import writes.
         _ if !alone => None,
@@ -332,6 +348,7 @@ fn find_foreign(
         names: Vec::new(),
         about,
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         dataset: None,
@@ -371,6 +388,7 @@ fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     for source in found {
         let import = &mut source.import;
         import.absent = union::missing(&steps, &import.steps);
+        import.converted = union::converted(&steps, &import.steps);
         import.steps = Arc::clone(&steps);
         import.about = Arc::clone(&about);
     }

@@ -73,6 +73,12 @@ pub(super) fn bring(
                 to_import.absent.join("`, `")
             ));
         }
+        for (column, data_type) in &to_import.converted {
+            observer.watch.say(&format!(
+                "{}: `{column}` becomes {data_type}, which holds the values of all sources",
+                source.dataset.name
+            ));
+        }
         let dataset = import(to_import, &source.dataset.name, staging, observer)?;
         // The metadata of a trajmill dataset tells of its own import.
         if to_import.own().is_none() {

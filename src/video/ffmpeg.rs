@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use ffmpeg_next::codec::{self, threading};
-use ffmpeg_next::util::error::EAGAIN;
+use ffmpeg_next::util::error::{EAGAIN, EINVAL};
 use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, decoder, encoder, filter, format, frame};
 
@@ -74,15 +74,6 @@ struct Decoded {
 }
 
 impl Video {
-    /// Opens the video at `path`, which is decoded with as many threads as there are cores.
-    ///
-    /// # Errors
-    ///
-    /// Returns the errors of [`Video::open_with`].
-    pub(crate) fn open(path: &Path) -> Result<Video> {
-        Video::open_with(path, 0)
-    }
-
     /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
     /// cores for 0.
     ///
@@ -90,18 +81,15 @@ impl Video {
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open_with(path: &Path, threads: usize) -> Result<Video> {
+    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
         };
         let (input, at) = demux::open(path)?;
-        let stream = input.stream(at).ok_or_else(|| {
-            failed(
-                "the file has no video stream",
-                ffmpeg_next::Error::StreamNotFound,
-            )
-        })?;
+        let stream = input.stream(at);
+        let absent = || failed("the file has no video", ffmpeg_next::Error::StreamNotFound);
+        let stream = stream.ok_or_else(absent)?;
         let unit = f64::from(stream.time_base());
         let decoder =
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
@@ -116,7 +104,15 @@ impl Video {
                 let limits = Dictionary::from_iter([("max_pixels", MOST_PIXELS)]);
                 decoder.open_as_with(codec, limits)?.video()
             });
-        let decoder = decoder.map_err(|error| failed("the video cannot be decoded", error))?;
+        let decoder = decoder.map_err(|error| match error {
+            // What the decoder says to a limit.
+            ffmpeg_next::Error::Other { errno: EINVAL } => Error::failed(format!(
+                "{}: a frame has more than {MOST_PIXELS} pixels, which is the most that is decoded",
+                path.display()
+            ))
+            .hint("make the video smaller, for example with `ffmpeg -i IN -vf scale=1920:-2 OUT`"),
+            error => failed("the video cannot be decoded", error),
+        })?;
         Ok(Video {
             path: path.to_owned(),
             threads,
@@ -321,7 +317,7 @@ impl Video {
                 return Ok(());
             }
         }
-        *self = Video::open_with(&self.path, self.threads)?;
+        *self = Video::open(&self.path, self.threads)?;
         self.advance()
     }
 
@@ -339,9 +335,10 @@ impl Video {
                 Err(error) => return Err(self.damaged(error)),
             }
         }
-        let time = frame
-            .timestamp()
-            .ok_or_else(|| self.damaged("a frame has no time"))?;
+        let time = frame.timestamp().ok_or_else(|| {
+            let error = self.damaged("a frame has no time");
+            error.hint("some files, such as AVI with B-frames, state no times: encode it as MP4")
+        })?;
         let depends = !frame.is_key() && self.last.as_ref().is_some_and(|last| last.damaged);
         let damaged = depends || frame.is_corrupt() || frame.has_decode_errors();
         self.before = self.last.take();

@@ -32,7 +32,7 @@ pub(crate) use references::{decoded, follow, imported, planned};
 pub(crate) use resize::Resize;
 pub(crate) use timeline::Timeline;
 
-pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, TOLERANCE_KEY, reference, refers};
 
 #[cfg(feature = "video")]
 pub(crate) use cut::{cut, extent};

@@ -19,7 +19,8 @@ pub(crate) fn version() -> Result<String> {
 /// The error for a build without a decoder.
 fn absent() -> Error {
     Error::usage(
-        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature `video`",
+        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature \
+         `video`",
     )
     .hint(
         "install FFmpeg's libraries (on Debian: apt-get install libavcodec-dev libavfilter-dev \
@@ -40,11 +41,7 @@ pub(crate) fn timeline(_: &Path) -> Result<Timeline> {
 pub(crate) struct Video(Infallible);
 
 impl Video {
-    pub(crate) fn open(_: &Path) -> Result<Video> {
-        Err(absent())
-    }
-
-    pub(crate) fn open_with(_: &Path, _: usize) -> Result<Video> {
+    pub(crate) fn open(_: &Path, _: usize) -> Result<Video> {
         Err(absent())
     }
 

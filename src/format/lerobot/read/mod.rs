@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use self::cameras::Cameras;
 use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
-use self::convert::{images, locate_frames, pixels, references, scalar_column, vector_column};
+use self::convert::{images, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
 use crate::dataset::schema::{step, trajectory, type_name};
 use crate::dataset::{self, Account};
@@ -314,12 +314,17 @@ impl LeRobot {
         let mut frames = HashMap::new();
         for Column { source, kind } in &self.columns {
             if let Kind::Frames(at) = kind {
-                let (path, times) = locate_frames(&self.info, source, *at, episode, table)?;
-                frames.insert(
-                    *at,
-                    self.cameras
-                        .decode(*at, &self.info.root.join(path), &times)?,
-                );
+                let (path, times) = self
+                    .cameras
+                    .locate(&self.info, source, *at, episode, table)?;
+                let path = self.info.root.join(path);
+                let decoded = self.cameras.decode(*at, &path, &times).map_err(|error| {
+                    match self.cameras.offset(&self.info, table) {
+                        Some(offset) => error.hint(offset),
+                        None => error,
+                    }
+                });
+                frames.insert(*at, decoded?);
             }
         }
         Ok(frames)
@@ -370,9 +375,10 @@ impl LeRobot {
                 let images = images(&self.info.root, source, column(source)?)?;
                 pixels(source, &images, *size, field)?
             }
-            (Kind::Video(at), _) => {
-                references(locate_frames(&self.info, source, *at, episode, table)?)?
-            }
+            (Kind::Video(at), _) => references(
+                self.cameras
+                    .locate(&self.info, source, *at, episode, table)?,
+            )?,
             (Kind::Frames(at), _) => frames
                 .get(at)
                 .cloned()

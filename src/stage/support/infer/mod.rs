@@ -9,6 +9,7 @@ mod again;
 pub(in crate::stage) mod bind;
 mod carry;
 mod column;
+pub(in crate::stage) mod described;
 pub(in crate::stage) mod frame_inputs;
 mod frames;
 pub(in crate::stage) mod names;

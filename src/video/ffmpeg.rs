@@ -76,15 +76,6 @@ struct Decoded {
 }
 
 impl Video {
-    /// Opens the video at `path`, which is decoded with as many threads as there are cores.
-    ///
-    /// # Errors
-    ///
-    /// Returns the errors of [`Video::open_with`].
-    pub(crate) fn open(path: &Path) -> Result<Video> {
-        Video::open_with(path, 0)
-    }
-
     /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
     /// cores for 0.
     ///
@@ -92,7 +83,7 @@ impl Video {
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open_with(path: &Path, threads: usize) -> Result<Video> {
+    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
@@ -351,7 +342,7 @@ impl Video {
 
     /// Decodes the first frame.
     fn reopen(&mut self) -> Result<()> {
-        *self = Video::open_with(&self.path, self.threads)?;
+        *self = Video::open(&self.path, self.threads)?;
         self.advance()
     }
 

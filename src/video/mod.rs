@@ -78,8 +78,8 @@ pub(crate) enum Filter {
     /// `BILINEAR`, which torchvision calls `antialias=True`.
     #[default]
     Bilinear,
-    /// The mean of the pixels that a pixel covers: Pillow's `BOX`. OpenCV's `INTER_AREA` differs
-    /// from it by at most 1 where a picture shrinks.
+    /// The mean of the pixels that a pixel covers, each as far as it is covered. Where a picture
+    /// shrinks, it differs from OpenCV's `INTER_AREA` by at most 1.
     Area,
 }
 

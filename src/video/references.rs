@@ -97,7 +97,7 @@ fn decoded_of(
             let video = dataset.video(&path)?;
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
-            let size = Video::open(&video)?.size();
+            let size = Video::open(&video, 1)?.size();
             let mut made = pictures::field(field.name(), frames, size)?;
             made.metadata_mut().insert(LAZY.to_owned(), String::new());
             columns.push(Camera {
@@ -280,7 +280,7 @@ impl References {
                     // FFmpeg would wait for the writer of a FIFO.
                     self.verify(path)?;
                     read.insert(path.to_owned());
-                    open.insert((path, Video::open(&self.dataset.video(path)?)?))
+                    open.insert((path, Video::open(&self.dataset.video(path)?, 0)?))
                 }
             };
             pictures.push(video, times.value(row), camera.tolerance)?;
@@ -339,10 +339,7 @@ impl FrameReader for Reader {
                 self.references.verify(&place.path)?;
                 self.file = Some(Arc::clone(&place.path));
                 let file = self.references.dataset.video(&place.path)?;
-                (
-                    Arc::clone(&place.path),
-                    Video::open_with(&file, self.threads)?,
-                )
+                (Arc::clone(&place.path), Video::open(&file, self.threads)?)
             }
         };
         let (_, video) = self.open.insert(open);

@@ -74,7 +74,7 @@ impl Cameras {
                 let Some((path, _)) = info.video_file(episode, at, &feature.name)? else {
                     continue;
                 };
-                match Video::open(&info.root.join(path)) {
+                match Video::open(&info.root.join(path), 1) {
                     Ok(video) => {
                         return Ok(Camera {
                             size: Some(video.size()),
@@ -175,7 +175,7 @@ impl Cameras {
         };
         let video = match open.take() {
             Some(video) if video.path() == path => video,
-            _ => Video::open(path)?,
+            _ => Video::open(path, 0)?,
         };
         let video = open.insert(video);
         let mut pictures = Pictures::new(self.options.kind, *size, times.len())?;

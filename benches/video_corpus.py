@@ -323,8 +323,10 @@ def first(out, height, width):
     for name in ("img", "img_next"):
         corner = net.add("Flatten", [net.add("Slice", [name, *ends])])
         pixels.append(net.add("Cast", [corner], to=TensorProto.FLOAT))
-    both = net.add("Concat", pixels, axis=1)
-    net.save(out / f"first-{width}x{height}.onnx", both, [6])
+    # Twice the red of the first, for as many numbers as there are actions.
+    red = [net.constant(np.array([at])) for at in (0, 1, 1)]
+    both = net.add("Concat", [*pixels, net.add("Slice", [pixels[0], *red])], axis=1)
+    net.save(out / f"first-{width}x{height}.onnx", both, [ACTIONS])
 
 
 def state(out):

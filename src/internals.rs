@@ -64,3 +64,7 @@ pub mod transfer {
     pub use crate::transfer::read::{OnError, Options};
     pub use crate::transfer::write::{OutgoingDataset, WriteOptions};
 }
+
+pub mod video {
+    pub use crate::video::Frames;
+}

@@ -59,9 +59,9 @@ pub(super) struct Export {
     /// `png` decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
-    /// How the files of videos reach a LeRobot dataset: `link`, `copy`, or `reencode` all frames; or
-    /// the directory that the references of the dataset are relative to, if it has no videos of its
-    /// own. Give it twice for both [default: link]
+    /// How the files of videos reach a LeRobot dataset: `link`, `copy`, or `reencode` all frames;
+    /// or the directory that the references of the dataset are relative to, if it has no videos of
+    /// its own. Give it twice for both [default: link]
     #[arg(long, value_name = "HOW|DIRECTORY")]
     videos: Vec<String>,
     /// Columns of images and of pixels (`uint8[H*W*3]`) in a LeRobot dataset: `image` files without

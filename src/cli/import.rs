@@ -13,7 +13,7 @@ use crate::error::wording::count;
 use crate::run::{self, Observer};
 use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::read::{
-    Alignment, Axes, FinalAction, NonFinite, OnError, Options, quarantine,
+    Alignment, Axes, FinalAction, FrameOptions, FramesAt, NonFinite, OnError, Options, quarantine,
 };
 use crate::video::{Frames, Videos};
 
@@ -87,6 +87,14 @@ pub(super) struct Import {
     /// decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
+    /// Frame of a LeRobot video that belongs to a step: `timestamp`, the one at the step's time;
+    /// `index`, the one with the step's number in its episode
+    #[arg(long, value_name = "WHICH", default_value = "timestamp", value_parser = word::<FramesAt>)]
+    frames_at: FramesAt,
+    /// Most seconds between the time of a step and that of its frame in a LeRobot video, for
+    /// example `--tolerance 0.02`; the nearest frame counts [default: 0.0001]
+    #[arg(long, value_name = "SECONDS")]
+    tolerance: Option<f64>,
     /// How the dataset gets the videos that its rows refer to: `link` links the files, or copies
     /// them from another file system; `copy` copies them, so that a change of the source does not
     /// reach them; `reference` leaves them in the source, and whatever reads them needs `--videos`
@@ -134,7 +142,11 @@ impl Command for Import {
             final_action: self.final_action,
             alignment: self.alignment,
             fps: self.fps,
-            frames: self.frames,
+            frames: FrameOptions {
+                kind: self.frames,
+                at: self.frames_at,
+                tolerance: self.tolerance,
+            },
             videos: self.videos,
             non_finite: self.non_finite,
             task: self.task.clone(),

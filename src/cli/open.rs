@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
             foreign: None,
         });
     }
-    let format = format::resolve(None, path).map_err(|error| {
+    let format = format::resolve(None, path, &Options::default()).map_err(|error| {
         let place = path.display();
         Error {
             hints: Vec::new(),

@@ -59,6 +59,9 @@ fn lines(preview: &Preview) -> Vec<String> {
                 source.absent.join("`, `")
             ));
         }
+        for (column, data_type) in &source.converted {
+            lines.push(format!("        `{column}` becomes {data_type}"));
+        }
     }
     if let Some(runtime) = &preview.runtime {
         lines.push(format!("models  {runtime}"));

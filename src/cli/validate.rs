@@ -46,7 +46,7 @@ impl Command for Validate {
         let (format, findings) = if own {
             ("trajmill", verify::dataset(&self.path)?)
         } else {
-            let format = format::resolve(self.from.as_deref(), &self.path)?;
+            let format = format::resolve(self.from.as_deref(), &self.path, &Options::default())?;
             let findings = format.validate(&self.path, &Options::default())?;
             (format.name, findings)
         };

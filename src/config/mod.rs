@@ -63,7 +63,9 @@ pub(crate) struct Input {
     #[serde(default)]
     pub allowed: u64,
     /// Whether a column whose type differs between sources gets the wider type, such as float64
-    /// instead of float32. Default: false.
+    /// instead of float32. Without it, only vectors of different widths merge: they become lists,
+    /// unless the column has a fixed meaning, or its dimensions have names or a shape. Default:
+    /// false.
     #[serde(default)]
     pub widen: bool,
     /// Where the path is in the file.

@@ -15,16 +15,13 @@ use arrow::csv::reader::Format;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::inferred::Inferred;
-use super::{Batches, text};
+use super::inferred::{Inferred, LARGEST_EXACT};
+use super::{Batches, inferred, text};
 use crate::error::wording::{count, printable};
 use crate::error::{Error, Result};
 
 /// Rows that are read at once to find out the types of columns.
 const ROWS: usize = 4096;
-
-/// Whole numbers beyond this one may have no float64.
-const LARGEST_EXACT: u64 = 1 << 53;
 
 /// Metadata of a column of text: where its first cell is that is no number.
 pub(crate) const FIRST_TEXT: &str = "first text";
@@ -41,13 +38,7 @@ pub(crate) fn infer(files: &[PathBuf]) -> Result<Inferred> {
         let header = header(path)?;
         let places: Vec<usize> = header
             .iter()
-            .map(|name| {
-                let known = columns.iter().position(|(known, _)| known == name);
-                known.unwrap_or_else(|| {
-                    columns.push((name.clone(), Seen::default()));
-                    columns.len() - 1
-                })
-            })
+            .map(|name| inferred::place(&mut columns, name))
             .collect();
         let mut rows = 0_u64;
         for batch in cells(path, &header, ROWS, None)? {
@@ -82,9 +73,7 @@ pub(super) fn batches(
     columns: Option<&[String]>,
 ) -> Result<Batches> {
     let header = header(path)?;
-    let wanted = |field: &&Arc<Field>| columns.is_none_or(|names| names.contains(field.name()));
-    let fields: Vec<Arc<Field>> = schema.fields().iter().filter(wanted).cloned().collect();
-    let target: SchemaRef = Arc::new(Schema::new(fields));
+    let target = inferred::chosen(schema, columns);
     let used = header
         .iter()
         .enumerate()

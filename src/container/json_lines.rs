@@ -16,16 +16,13 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::inferred::Inferred;
-use super::{Batches, text};
+use super::inferred::{Inferred, LARGEST_EXACT};
+use super::{Batches, inferred, text};
 use crate::error::wording::printable;
 use crate::error::{Error, Result};
 
 /// The longest line that is read.
 const MOST_BYTES: u64 = 512 << 20;
-
-/// Whole numbers beyond this one may have no float64.
-const LARGEST_EXACT: u64 = 1 << 53;
 
 /// Finds out the columns of `files`.
 ///
@@ -41,11 +38,7 @@ pub(crate) fn infer(files: &[PathBuf]) -> Result<Inferred> {
         while let Some(Row(row)) = lines.next()? {
             rows += 1;
             for (name, value) in &row {
-                let place = columns.iter().position(|(known, _)| known == name);
-                let place = place.unwrap_or_else(|| {
-                    columns.push((name.clone(), Kind::Null));
-                    columns.len() - 1
-                });
+                let place = inferred::place(&mut columns, name);
                 columns[place].1.join(value).map_err(|what| {
                     lines.wrong(&format!("`{}` {what}", printable(name))).hint(
                         "all values of a column need one type: correct the line, or convert the \
@@ -73,9 +66,7 @@ pub(super) fn batches(
     schema: &SchemaRef,
     columns: Option<&[String]>,
 ) -> Result<Batches> {
-    let wanted = |field: &&Arc<Field>| columns.is_none_or(|names| names.contains(field.name()));
-    let fields: Vec<Arc<Field>> = schema.fields().iter().filter(wanted).cloned().collect();
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let schema = inferred::chosen(schema, columns);
     Ok(Box::new(Rows {
         lines: Lines::open(path)?,
         decoder: ReaderBuilder::new(Arc::clone(&schema))
@@ -220,7 +211,9 @@ impl<'a> Deserialize<'a> for Row {
 }
 
 /// The kind of the values of a column.
+#[derive(Default)]
 enum Kind {
+    #[default]
     Null,
     Flag,
     /// Whole numbers; the flags say whether one may have no float64, and whether one is beyond
@@ -291,11 +284,7 @@ impl Kind {
             }
             (Kind::Object(fields), Value::Object(values)) => {
                 for (name, value) in values {
-                    let place = fields.iter().position(|(known, _)| known == name);
-                    let place = place.unwrap_or_else(|| {
-                        fields.push((name.clone(), Kind::Null));
-                        fields.len() - 1
-                    });
+                    let place = inferred::place(fields, name);
                     fields[place].1.join(value)?;
                 }
                 Ok(())

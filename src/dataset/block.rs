@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch};
 use arrow::datatypes::{Field, Int64Type, Schema};
 
 use super::Origin;
+use super::frames::Frames;
 use super::schema::{step, trajectory};
 use crate::error::{Error, Result};
 
@@ -24,6 +25,8 @@ pub struct Block {
     pub offsets: Vec<usize>,
     /// The row group that the block was read as, where it is one whole.
     pub origin: Option<Arc<Origin>>,
+    /// What gives the frames of videos that its columns refer to.
+    pub frames: Option<Arc<dyn Frames>>,
 }
 
 impl Block {
@@ -36,6 +39,7 @@ impl Block {
             trajectories,
             offsets,
             origin: None,
+            frames: None,
         }
     }
 
@@ -70,12 +74,14 @@ impl Block {
             .iter()
             .map(|offset| offset - start)
             .collect();
-        Block::new(
-            self.steps.slice(start, end - start),
-            self.trajectories
-                .slice(trajectories.start, trajectories.len()),
-            offsets,
-        )
+        let steps = self.steps.slice(start, end - start);
+        let metadata = self
+            .trajectories
+            .slice(trajectories.start, trajectories.len());
+        Block {
+            frames: self.frames.clone(),
+            ..Block::new(steps, metadata, offsets)
+        }
     }
 
     /// Returns the ids of the trajectories.

@@ -18,6 +18,8 @@ pub(crate) mod block;
 pub(crate) mod computed_columns;
 mod content;
 pub(crate) mod files;
+pub(crate) mod frame_references;
+pub(crate) mod frames;
 pub(crate) mod layout;
 pub(crate) mod manifest;
 pub(crate) mod old_columns;
@@ -75,7 +77,7 @@ pub struct Dataset {
 #[derive(Debug, Clone)]
 pub(crate) struct Decoded {
     /// The schema of the files.
-    stored: SchemaRef,
+    pub stored: SchemaRef,
     /// The decoder.
     pub by: Arc<dyn Decode>,
 }
@@ -195,6 +197,18 @@ impl Dataset {
         }
     }
 
+    /// Opens a shard's file of steps, whose columns are read as they are stored.
+    ///
+    /// # Errors
+    /// Returns the errors of [`ShardReader::open`].
+    pub(crate) fn open_stored_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
+        let stored = self
+            .decoded
+            .as_ref()
+            .map_or(&self.steps, |decoded| &decoded.stored);
+        ShardReader::open(self.file(&shard.steps), stored)
+    }
+
     /// Opens a shard's file of trajectories.
     ///
     /// # Errors
@@ -261,9 +275,8 @@ impl Dataset {
 fn no_manifest(path: &Path) -> Result<Error> {
     let place = path.display();
     if !files::exists(path)? {
-        return Ok(Error::failed(format!("{place} does not exist")).hint(
-            "check the path; a pipeline's relative paths start at the folder of the pipeline file",
-        ));
+        return Ok(Error::failed(format!("{place} does not exist"))
+            .hint("check the path; a relative path starts at the current directory"));
     }
     let why = if files::is_file(path)? {
         "it is a file, not a directory"

@@ -17,6 +17,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
 use super::files;
+use super::frames::FrameReader;
 use super::row_group::Origin;
 use super::schema;
 use super::vector_reader::{Part, Vector};
@@ -34,6 +35,15 @@ pub trait Decode: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// Returns an error that names the column if a value cannot be decoded.
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef>;
+
+    /// Returns a reader of single frames, which decodes with `threads` threads.
+    ///
+    /// # Errors
+    /// Returns an error if the column does not refer to frames.
+    fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
+        let _ = threads;
+        Err(Error::failed("there are no frames to decode"))
+    }
 
     /// Returns everything besides the stored values that the decoded values depend on, for
     /// fingerprints.

@@ -16,6 +16,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::manifest::Column;
 use crate::error::{Error, Result, wording};
 
+/// The metadata key of a column of frames that is decoded when its values are needed. It is never
+/// written.
+pub(crate) const LAZY: &str = "lazy";
+
 /// Columns of `steps` with a fixed meaning.
 pub mod step {
     /// Id of the trajectory that the row belongs to, int64.
@@ -306,14 +310,21 @@ pub(crate) fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
 
 /// Returns the schema in the file of steps that have `schema` in memory.
 pub(crate) fn physical(schema: &Schema) -> SchemaRef {
+    let stored = |field: &Arc<Field>| {
+        let mut metadata = field.metadata().clone();
+        match metadata.remove(LAZY) {
+            Some(_) => Arc::new(field.as_ref().clone().with_metadata(metadata)),
+            None => Arc::clone(field),
+        }
+    };
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::FixedSizeList(child, _) if field.is_nullable() => Arc::new(
-            field
+            stored(field)
                 .as_ref()
                 .clone()
                 .with_data_type(DataType::List(Arc::clone(child))),
         ),
-        _ => Arc::clone(field),
+        _ => stored(field),
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }

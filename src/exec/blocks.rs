@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::{Piece, Task};
 use crate::dataset::block::with_column;
+use crate::dataset::frame_references::SOURCE;
+use crate::dataset::frames::Frames;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Block, Dataset, Origin, ShardReader};
 use crate::error::{Error, Result};
@@ -20,12 +22,42 @@ const MOST_OPEN: usize = 64;
 /// Opens the shards that tasks read.
 pub struct Readers<'a> {
     sources: &'a [Dataset],
+    /// What gives the frames that blocks refer to; `None` if columns are decoded when they are
+    /// read.
+    frames: Option<Arc<dyn Frames>>,
+    /// The columns that are read at most.
+    read: SchemaRef,
 }
 
 impl<'a> Readers<'a> {
     /// Returns readers of the datasets that a phase reads.
     pub fn new(sources: &'a [Dataset]) -> Readers<'a> {
-        Readers { sources }
+        let read = sources.first().map(|source| Arc::clone(&source.steps));
+        Readers {
+            sources,
+            frames: None,
+            read: read.unwrap_or_else(|| Arc::new(Schema::empty())),
+        }
+    }
+
+    /// Returns the readers, whose blocks then have the columns `read` at most and hold references
+    /// whose frames `frames` gives.
+    pub(super) fn with_frames(self, read: Schema, frames: Arc<dyn Frames>) -> Readers<'a> {
+        Readers {
+            read: Arc::new(read),
+            frames: Some(frames),
+            ..self
+        }
+    }
+
+    /// Returns what gives the frames that blocks refer to.
+    pub(super) fn frames(&self) -> Option<Arc<dyn Frames>> {
+        self.frames.clone()
+    }
+
+    /// Returns the datasets that are read.
+    pub(super) fn sources(&self) -> &'a [Dataset] {
+        self.sources
     }
 
     fn open(&self, source: u32, shard: u32, steps: bool) -> Result<ShardReader> {
@@ -40,7 +72,9 @@ impl<'a> Readers<'a> {
             .shards
             .get(shard as usize)
             .ok_or_else(missing)?;
-        if steps {
+        if steps && self.frames.is_some() {
+            dataset.open_stored_steps(entry)
+        } else if steps {
             dataset.open_steps(entry)
         } else {
             dataset.open_trajectories(entry)
@@ -58,10 +92,7 @@ impl<'a> Readers<'a> {
         columns: &'b [String],
         written: &Schema,
     ) -> Blocks<'b> {
-        let read = self
-            .sources
-            .first()
-            .map_or(1, |source| schema::block_rows(&source.steps));
+        let read = schema::block_rows(&self.read);
         let target = read.min(schema::block_rows(written));
         Blocks {
             readers: self,
@@ -162,8 +193,17 @@ impl Blocks<'_> {
             let column: ArrayRef = column.slice(range.start, range.len());
             trajectories = with_column(&trajectories, field.as_ref().clone(), column)?;
         }
+        if self.readers.frames.is_some() && self.readers.sources.len() > 1 {
+            let of = pieces
+                .iter()
+                .map(|piece| i32::try_from(piece.source).unwrap_or(-1));
+            let of: Int32Array = of.collect();
+            let field = Field::new(SOURCE, DataType::Int32, false);
+            trajectories = with_column(&trajectories, field, Arc::new(of))?;
+        }
         Ok(Block {
             origin,
+            frames: self.readers.frames.clone(),
             ..Block::new(steps, trajectories, offsets)
         })
     }

@@ -9,6 +9,8 @@
 mod blocks;
 mod clock;
 mod flow;
+mod lazy;
+mod pull;
 mod selection;
 mod shard;
 mod tasks;
@@ -27,6 +29,9 @@ use crate::dataset::{Dataset, ShardEntry, schema, store};
 use crate::error::{Error, Result, caught};
 use crate::plan::{Phase, Planned};
 use crate::stage::{Facts, Transform};
+
+use lazy::Lazy;
+use pull::Pull;
 
 pub use blocks::Readers;
 pub(crate) use clock::Clock;
@@ -86,25 +91,44 @@ pub(crate) struct Outcome {
 /// holds fewer.
 ///
 /// A task holds a block as it was read, the same block transformed, and the row group that is being
-/// encoded. What is read may be wider than what is written, such as the frames of videos.
-pub(crate) fn concurrency<'a>(
-    limits: Limits,
-    phase: &Phase,
-    sources: impl Iterator<Item = &'a Dataset>,
-) -> usize {
+/// encoded. What is read may be wider than what is written, such as the frames of videos. A phase
+/// that shows frames to models has one task in flight, which uses all threads itself.
+fn concurrency(limits: Limits, phase: &Phase, sources: &[Dataset]) -> usize {
+    if shows_frames(phase) {
+        return 1;
+    }
+    let lazy = Lazy::of(sources.iter());
     let bytes = |steps: &Schema, rows: usize| rows * schema::row_bytes(steps);
     let read = |source: &Dataset| {
-        let fields = source.steps.fields().iter();
+        let steps = lazy.read(&source.steps, phase);
+        let fields = steps.fields().iter();
         let fields = fields.filter(|field| phase.reads.contains(field.name()));
         let columns = Schema::new(fields.cloned().collect::<Vec<_>>());
-        bytes(&columns, schema::block_rows(&source.steps))
+        bytes(&columns, schema::block_rows(&steps))
     };
     let written = bytes(&phase.steps, schema::block_rows(&phase.steps));
-    let block = sources.map(read).fold(written, usize::max);
+    let block = sources.iter().map(read).fold(written, usize::max);
     let fits = limits
         .memory
         .map_or(limits.threads, |memory| memory / (block * 4).max(1));
     limits.threads.min(fits).max(1)
+}
+
+/// Whether a transform of `phase` asks for frames.
+fn shows_frames(phase: &Phase) -> bool {
+    phase
+        .transforms
+        .iter()
+        .any(|planned| !planned.part.pulls().is_empty())
+}
+
+/// Returns the number of threads that run the models of `phase` at once.
+pub(crate) fn workers(limits: Limits, phase: &Phase, sources: &[Dataset]) -> usize {
+    if shows_frames(phase) {
+        limits.threads
+    } else {
+        concurrency(limits, phase, sources)
+    }
 }
 
 /// Prepares the transforms of `phase` for `workers` threads: loads models, and fails if one cannot
@@ -166,20 +190,32 @@ pub(crate) fn run(
         .map(task_rows)
         .sum();
     (watcher.progress)(done);
-    let workers = concurrency(limits, phase, phase_tasks.sources.iter());
+    let sources = phase_tasks.sources;
+    let tasks_at_once = concurrency(limits, phase, sources);
     if !pending.is_empty() {
-        prepare(phase, workers)?;
+        prepare(phase, workers(limits, phase, sources))?;
     }
+    let workers = tasks_at_once;
     let transforms = with_facts(phase, phase_tasks.table)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(workers)
         .build()
         .map_err(|error| Error::failed(format!("cannot start {workers} threads: {error}")))?;
+    let lazy = Lazy::of(sources.iter());
+    let mut readers = Readers::new(sources);
+    if let Some(first) = sources
+        .first()
+        .filter(|_| !lazy.is_empty() || shows_frames(phase))
+    {
+        let pull = Pull::new(sources, limits.threads, limits.memory);
+        readers = readers.with_frames(lazy.read(&first.steps, phase), Arc::new(pull));
+    }
     let writer = shard::Writer {
         phase,
         table: phase_tasks.table,
         transforms: &transforms,
-        readers: Readers::new(phase_tasks.sources),
+        readers,
+        lazy: &lazy,
         dataset,
     };
     let stop = AtomicBool::new(false);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int32Type};
 
+use super::lazy::Lazy;
 use super::{Clock, Flow, Readers, SelectionTable, Task, Watcher};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
@@ -46,6 +47,8 @@ pub(super) struct Writer<'a> {
     /// The transforms of the phase, completed with facts.
     pub(super) transforms: &'a [Planned<Arc<dyn Transform>>],
     pub(super) readers: Readers<'a>,
+    /// The columns that are decoded where their values are needed.
+    pub(super) lazy: &'a Lazy,
     /// The directory of the result.
     pub(super) dataset: &'a Path,
 }
@@ -63,14 +66,19 @@ impl Writer<'_> {
         let mut writer = ShardWriter::create(self.dataset, task.index, steps, carried, sorted)?;
         let mut flow: Vec<Flow> = self.transforms.iter().map(Flow::through).collect();
         let clock = watcher.clock;
-        let mut blocks = self.readers.blocks(task, &self.phase.reads, steps);
+        let written = self.lazy.read(steps, self.phase);
+        let mut blocks = self.readers.blocks(task, &self.phase.reads, &written);
         while let Some(block) = clock.time("read", || blocks.next()) {
             store::pause();
             let block = block?;
             let rows = block.steps.num_rows() as u64;
             let block = self.transform(block, &mut flow, clock)?;
-            if !block.is_empty() {
-                clock.time("write", || writer.write(&block))?;
+            for piece in self.lazy.pieces(block, steps) {
+                let written = |name: &String| steps.index_of(name).is_ok();
+                let piece = clock.time("read", || self.decoded(piece, written))?;
+                if !piece.is_empty() {
+                    clock.time("write", || writer.write(&piece))?;
+                }
             }
             (watcher.progress)(rows);
         }
@@ -85,10 +93,23 @@ impl Writer<'_> {
         })
     }
 
+    /// Returns `block` with the columns of frames decoded that `wanted` accepts.
+    fn decoded(&self, block: Block, wanted: impl Fn(&String) -> bool) -> Result<Block> {
+        self.lazy.decoded(block, self.readers.sources(), wanted)
+    }
+
     fn transform(&self, mut block: Block, flow: &mut [Flow], clock: &Clock) -> Result<Block> {
         for (planned, flow) in self.transforms.iter().zip(flow) {
             let mut tally = Tally::default();
             let (rows, trajectories) = (block.steps.num_rows() as u64, block.len() as u64);
+            if !self.lazy.is_empty() {
+                let (reads, pulls) = (planned.part.reads(), planned.part.pulls());
+                let wanted = |name: &String| {
+                    !pulls.contains(name) && reads.as_ref().is_none_or(|reads| reads.contains(name))
+                };
+                block = clock.time("read", || self.decoded(block, wanted))?;
+            }
+            block.frames = self.readers.frames();
             block = clock
                 .time(&planned.name, || planned.part.apply(block, &mut tally))
                 .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;

@@ -17,6 +17,7 @@ mod functions;
 pub(crate) mod other_languages;
 mod parse;
 mod program;
+pub(crate) mod reach;
 mod scalar;
 mod scan;
 mod session;

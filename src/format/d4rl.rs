@@ -20,7 +20,7 @@ use crate::container::hdf5::Hdf5Writer;
 use crate::dataset::Account;
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
-use crate::transfer::read::arrays::names;
+use crate::transfer::read::arrays::{are_trajectories, is_role, names};
 use crate::transfer::read::concatenated::{Besides, Concatenated, is_boundary, is_marker};
 use crate::transfer::read::{Choice, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
@@ -34,7 +34,7 @@ pub(crate) const FORMAT: Format = Format {
     name: "d4rl",
     detection: Some(Detection {
         evidence: Evidence::Container,
-        probe: hdf5::is_hdf5,
+        probe,
     }),
     read: Some(Reader {
         takes: &["map", "layout", "max_steps", "split_on_gaps"],
@@ -53,6 +53,22 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The prefix of the arrays that hold what D4RL has no place for.
 const PREFIX: &str = "metadata/trajmill/";
+
+/// Whether the file at `path` has arrays that are named as parts of trajectories, or is an export.
+fn probe(path: &Path) -> Result<bool> {
+    if !hdf5::is_hdf5(path)? {
+        return Ok(false);
+    }
+    let probed = || -> Result<bool> {
+        let file = hdf5::open(path)?;
+        if hdf5::has_array(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))? {
+            return Ok(true);
+        }
+        let rows = hdf5::rows(&file.root(), &is_role)?;
+        are_trajectories(|name| Ok(rows.get(name).copied()))
+    };
+    probed().map_err(|error| error.at(path.display()))
+}
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let is_data = |name: &str| !name.starts_with("metadata/") || name.starts_with(PREFIX);

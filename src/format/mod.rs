@@ -28,9 +28,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::container::{self, hdf5};
 use crate::dataset::files;
+use crate::dataset::schema::step;
 use crate::error::{Error, Result, caught, nearest};
 use crate::inspect::{self, Findings};
+use crate::transfer::read::arrays::listing;
 use crate::transfer::read::task::Tasked;
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
 use crate::transfer::roundtrip::{note, restore};
@@ -124,7 +127,7 @@ impl Format {
                 .chain(videos)
                 .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;
-        if options.frames != Frames::Reference {
+        if options.frames.kind != Frames::Reference {
             video::version()?;
         }
         Ok(reader)
@@ -222,11 +225,19 @@ impl Format {
     }
 }
 
-/// Returns the format named `name`, or the one that `path` looks like.
+/// A kind of file of arrays, and the format that reads arrays of any names from it.
+type Kind = (fn(&Path) -> Result<bool>, &'static str);
+
+/// The kinds of files of arrays.
+const KINDS: [Kind; 2] = [(hdf5::is_hdf5, "d4rl"), (container::npz::is_npz, "npz")];
+
+/// Returns the format named `name`, or the one that `path` looks like. If `options` say which array
+/// holds the observations, the kind of file tells the format of arrays of any other names.
 ///
 /// # Errors
 /// Returns an error if there is no such format, or if `path` looks like none.
-pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
+pub fn resolve(name: Option<&str>, path: &Path, options: &Options) -> Result<&'static Format> {
+    let known = |name: &str| FORMATS.iter().find(|format| format.name == name);
     let names = || {
         FORMATS
             .iter()
@@ -236,23 +247,49 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
             .join(", ")
     };
     if let Some(name) = name {
-        return FORMATS
-            .iter()
-            .find(|format| format.name == name)
-            .ok_or_else(|| {
-                Error::usage(format!("unknown format `{name}`"))
-                    .hint(format!("the formats are {}", names()))
-            });
+        return known(name).ok_or_else(|| {
+            Error::usage(format!("unknown format `{name}`"))
+                .hint(format!("the formats are {}", names()))
+        });
     }
     if !files::exists(path)? {
         return Err(Error::failed(format!("{} does not exist", path.display())));
     }
-    detect(path)?.ok_or_else(|| {
-        Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!(
-            "name the format with `--from`, or `format:` in a pipeline: {}",
-            names()
-        ))
-    })
+    if let Some(format) = detect(path)? {
+        return Ok(format);
+    }
+    let mut kind = None;
+    for (is_kind, name) in KINDS {
+        if is_kind(path)? {
+            kind = known(name);
+        }
+    }
+    let mapped = options
+        .map
+        .iter()
+        .any(|(name, _)| name == step::OBSERVATION);
+    let error = Error::failed(format!("cannot tell the format of {}", path.display()));
+    let error = match kind {
+        Some(format) if mapped => return Ok(format),
+        Some(format) => error.hint(contents(path, format)).hint(
+            "if its arrays hold all trajectories, one after the other, name them with `--map \
+             observation=ARRAY --map action=ARRAY` and so on (`map:` in a pipeline)",
+        ),
+        None => error,
+    };
+    Err(error.hint(format!(
+        "name the format with `--from`, or `format:` in a pipeline: {}",
+        names()
+    )))
+}
+
+/// Lists the arrays of the file at `path`, which `format` would read, or says why it cannot.
+fn contents(path: &Path, format: &Format) -> String {
+    let arrays = || match format.name {
+        "npz" => container::npz::arrays(path, &|_| true),
+        _ => Ok(hdf5::stored_arrays(&hdf5::open(path)?, path, hdf5::all, &hdf5::all)?.0),
+    };
+    caught(path.display(), arrays).map_or_else(|error| error.message, |found| listing(&found))
 }
 
 /// Returns the format that `path` looks like, by the strongest evidence.

@@ -6,6 +6,7 @@ use super::{Detection, Evidence, Format};
 use crate::container::npz;
 use crate::dataset::Account;
 use crate::error::Result;
+use crate::transfer::read::arrays::{are_trajectories, is_role};
 use crate::transfer::read::concatenated::{Besides, Concatenated, is_marker};
 use crate::transfer::read::{Choice, Options, Reader, Source};
 
@@ -14,7 +15,7 @@ pub(crate) const FORMAT: Format = Format {
     name: "npz",
     detection: Some(Detection {
         evidence: Evidence::Container,
-        probe: npz::is_npz,
+        probe,
     }),
     read: Some(Reader {
         takes: &["map", "layout", "max_steps", "split_on_gaps"],
@@ -26,6 +27,19 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The arrays by which a file of the library `imitation` is recognised.
 const IMITATION: [&str; 3] = ["obs", "acts", "indices"];
+
+/// Whether the file at `path` has arrays that are named as parts of trajectories.
+fn probe(path: &Path) -> Result<bool> {
+    if !npz::is_npz(path)? {
+        return Ok(false);
+    }
+    let arrays = npz::arrays(path, &is_role)?;
+    are_trajectories(|name| {
+        let mut arrays = arrays.iter();
+        let found = arrays.find(|array| array.layout.name == name);
+        Ok(found.map(|array| array.layout.rows))
+    })
+}
 
 /// The array of pickled objects in a file of `imitation`.
 const INFOS: &str = "infos";

@@ -12,15 +12,14 @@ use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
+use crate::dataset::{Dataset, Decode, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
 use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
-use crate::video;
-use crate::video::Videos;
+use crate::video::{self, Frames, Videos, refers};
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";
@@ -31,6 +30,14 @@ enum From {
     Format(&'static Format, Options),
     /// A trajmill dataset whose columns change, and the task of its steps if it is set.
     Own(Dataset, Option<String>),
+}
+
+/// Frames that take the place of references after an import.
+struct Late {
+    /// How they are decoded.
+    frames: Frames,
+    /// What decodes them, as far as it is known before the import.
+    by: Arc<dyn Decode>,
 }
 
 /// A source that is imported before it is read.
@@ -44,6 +51,8 @@ pub(crate) struct SourceToImport {
     from: From,
     /// How the imported dataset gets the videos that its rows refer to.
     pub videos: Videos,
+    /// The frames that take the place of references once they are imported.
+    frames: Option<Late>,
     /// The number of bad trajectories that may be set aside without a failing exit code.
     pub allowed: u64,
     /// The columns to rename, as (old, new).
@@ -54,9 +63,25 @@ pub(crate) struct SourceToImport {
     about: SchemaRef,
     /// The columns of steps that other sources have and this one lacks. They come out as null.
     pub absent: Vec<String>,
+    /// The columns of steps that get another type, so that it holds the values of all sources: the
+    /// name, and the new type in words.
+    pub converted: Vec<(String, String)>,
 }
 
 impl SourceToImport {
+    /// Returns the imported dataset with decoded frames, or with references that can be followed.
+    ///
+    /// # Errors
+    /// Returns an error if a video cannot be opened.
+    pub(crate) fn with_frames(&self, dataset: Dataset) -> Result<Dataset> {
+        let frames = self.frames.as_ref();
+        let frames = frames.map_or(Frames::Reference, |late| late.frames);
+        match &self.content {
+            Some(content) => video::imported(dataset, frames, &self.path, content),
+            None => Ok(dataset),
+        }
+    }
+
     /// Returns what happens to bad trajectories.
     pub(crate) fn on_error(&self) -> OnError {
         match &self.from {
@@ -205,7 +230,7 @@ fn find(pipeline: &PipelineFile, input: &Input, videos: Videos) -> Result<Found>
     if own {
         find_own(pipeline, input, path, fingerprint, videos)
     } else {
-        find_foreign(input, path, fingerprint, videos)
+        find_foreign(input, path, fingerprint, videos, pipeline.inputs.len() == 1)
     }
 }
 
@@ -226,10 +251,22 @@ fn find_own(
         let hint = "leave it out, or name the source's format with `format`";
         return Err(Error::usage(message).hint(hint));
     }
+    if !files::exists(&path)? {
+        let message = format!("{} does not exist", path.display());
+        let hint =
+            "check the path; a pipeline's relative paths start at the folder of the pipeline file";
+        return Err(Error::failed(message).hint(hint));
+    }
     let dataset = Dataset::open(&path)?;
     fingerprint.set("source", &dataset.hash);
     let videos = input.videos.as_ref().map(|videos| pipeline.locate(videos));
-    let dataset = video::decoded(dataset, input.options.frames, videos.as_deref())?;
+    if input.options.frames != input.options.frames.kind.into() {
+        let message = "`frames: {at: …, tolerance: …}` applies to LeRobot datasets, and this \
+                       source is a trajmill dataset";
+        let hint = "set it where the LeRobot dataset is imported";
+        return Err(Error::usage(message).hint(hint));
+    }
+    let dataset = video::decoded(dataset, input.options.frames.kind, videos.as_deref())?;
     if let Some(decoded) = &dataset.decoded {
         fingerprint.set("frames", decoded.by.depends());
     }
@@ -250,11 +287,13 @@ fn find_own(
         path,
         from: From::Own(dataset.clone(), task),
         videos: how,
+        frames: None,
         allowed: 0,
         steps: renamed(&steps, &names)?,
         names,
         about: import::identified(&about),
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         name: dataset.name.clone(),
@@ -269,6 +308,7 @@ fn find_foreign(
     path: PathBuf,
     mut fingerprint: Fingerprint,
     how: Videos,
+    alone: bool,
 ) -> Result<Found> {
     if input.videos.is_some() {
         let message = "`videos` applies to trajmill datasets, and this source is a foreign one";
@@ -276,7 +316,7 @@ fn find_foreign(
         return Err(Error::usage(message).hint(hint));
     }
     let name = source_name(&path).unwrap_or_default();
-    let format = format::resolve(input.format.as_deref(), &path)?;
+    let format = format::resolve(input.format.as_deref(), &path, &input.options)?;
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
@@ -288,25 +328,47 @@ fn find_foreign(
     if format.has_videos() && how != Videos::Reference {
         fingerprint.set("videos", "owned");
     }
-    for (name, value) in input.options.depends()? {
+    let mut options = input.options.clone();
+    options.videos = how;
+    let source = format.open(&path, &options)?;
+    let (about, mut steps) = (import::identified(&source.about()), source.schema());
+    options.frames.kind = Frames::Reference;
+    let frames = match input.options.frames.kind {
+        Frames::Reference => None,
+        // Several sources are compared by the columns that an import writes.
+        _ if !alone => None,
+        frames => {
+            let referred = format.open(&path, &options)?.schema();
+            let late = late(&referred, &steps).map(|fields| {
+                let by = video::planned(fields, &content)?;
+                Ok::<_, Error>(Late { frames, by })
+            });
+            let late = late.transpose()?;
+            if late.is_some() {
+                steps = referred;
+            }
+            late
+        }
+    };
+    if frames.is_none() {
+        options.frames = input.options.frames;
+    }
+    for (name, value) in options.depends()? {
         fingerprint.set(name, value);
     }
-    let options = Options {
-        videos: how,
-        ..input.options.clone()
-    };
-    let source = format.open(&path, &options)?;
     let import = SourceToImport {
         fingerprint,
         content: Some(content),
-        steps: source.schema(),
+        steps,
         path,
         from: From::Format(format, options),
         videos: how,
+        frames,
         allowed: input.allowed,
         names: Vec::new(),
-        about: import::identified(&source.about()),
+        about,
         absent: Vec::new(),
+        converted: Vec::new(),
     };
     Ok(Found {
         dataset: None,
@@ -318,7 +380,23 @@ fn find_foreign(
 
 /// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.
 fn adopts(dataset: &Dataset, how: Videos) -> bool {
-    how != Videos::Reference && dataset.video_root.is_some() && dataset.decoded.is_none()
+    let fields = || dataset.steps.fields().iter();
+    how != Videos::Reference
+        && dataset.video_root.is_some()
+        && fields().any(|field| refers(field))
+        && !fields().any(|field| field.metadata().contains_key(schema::LAZY))
+}
+
+/// Returns the columns of frames among `steps`, if these are the columns `referred` but for frames
+/// in place of references.
+fn late(referred: &Schema, steps: &Schema) -> Option<Vec<Field>> {
+    let pairs = || referred.fields().iter().zip(steps.fields());
+    let same = pairs().all(|(stored, made)| {
+        stored.name() == made.name() && (stored.data_type() == made.data_type() || refers(stored))
+    });
+    let made = pairs().filter(|(stored, made)| stored.data_type() != made.data_type());
+    let made: Vec<Field> = made.map(|(_, made)| made.as_ref().clone()).collect();
+    (same && referred.fields().len() == steps.fields().len() && !made.is_empty()).then_some(made)
 }
 
 /// Gives all sources the columns of all of them. Returns the first source whose columns contradict
@@ -339,6 +417,7 @@ fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     for source in found {
         let import = &mut source.import;
         import.absent = union::missing(&steps, &import.steps);
+        import.converted = union::converted(&steps, &import.steps);
         import.steps = Arc::clone(&steps);
         import.about = Arc::clone(&about);
     }
@@ -423,6 +502,10 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         decoded: None,
         video_root: None,
         ledger: Arc::default(),
+    };
+    let dataset = match &import.frames {
+        Some(late) => dataset.decoding(Arc::clone(&late.by)),
+        None => dataset,
     };
     Ok((dataset, Some(import)))
 }

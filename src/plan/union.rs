@@ -1,6 +1,6 @@
 //! The columns of several sources together: every column that one of them has. A source that lacks
 //! a column gets it as null. Columns of the same name need the same type, unless `widen` lets their
-//! types differ.
+//! types differ. Vectors of different widths become lists if nothing but their width has a meaning.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,14 +37,14 @@ pub(super) fn of(
 ) -> Result<(SchemaRef, SchemaRef), (usize, Error)> {
     let (mut steps, mut about) = (Vec::new(), Vec::new());
     for (index, member) in members.iter().enumerate() {
-        add(&mut steps, member.steps, index == 0, |column, types| {
-            common_type(column, types, member, members, widen)
+        add(&mut steps, member.steps, index == 0, |fields| {
+            common_type(fields, member, members, widen)
         })
         .and_then(|()| {
-            add(&mut about, member.about, index == 0, |column, types| {
-                wider(types[0], types[1]).ok_or_else(|| {
-                    let what = format!("the trajectory column `{column}`");
-                    differs(&what, types, member, members)
+            add(&mut about, member.about, index == 0, |fields| {
+                wider(fields[0].data_type(), fields[1].data_type()).ok_or_else(|| {
+                    let what = format!("the trajectory column `{}`", fields[0].name());
+                    differs(&what, fields, member, members)
                         .hint("drop or convert it first, with a pipeline of its own")
                 })
             })
@@ -65,13 +65,52 @@ pub(super) fn missing(all: &Schema, own: &Schema) -> Vec<String> {
         .collect()
 }
 
+/// Returns the columns of `own` that have another type in `all`, and this type in words.
+pub(super) fn converted(all: &Schema, own: &Schema) -> Vec<(String, String)> {
+    let other = |field: &Arc<Field>| {
+        let found = all.field_with_name(field.name()).ok()?.data_type();
+        let is_other = found != field.data_type();
+        is_other.then(|| (field.name().clone(), type_name(found)))
+    };
+    own.fields().iter().filter_map(other).collect()
+}
+
+/// Returns the type of a list that holds vectors or lists of two columns of the same name; `None`
+/// if a value of one of them would lose its meaning: the column has a fixed meaning, or its
+/// dimensions have names or a shape. With `widen`, the types of elements may differ.
+fn list(fields: [&Field; 2], widen: bool) -> Option<DataType> {
+    if step::CANONICAL.contains(&fields[0].name().as_str()) {
+        return None;
+    }
+    let element = |field: &Field| match field.data_type() {
+        DataType::FixedSizeList(child, _) | DataType::List(child)
+            if field.metadata().is_empty() && !child.data_type().is_nested() =>
+        {
+            Some(Arc::clone(child))
+        }
+        _ => None,
+    };
+    let (one, other) = (element(fields[0])?, element(fields[1])?);
+    let data_type = match one.data_type() == other.data_type() {
+        true => one.data_type().clone(),
+        false if widen => wider(one.data_type(), other.data_type())?,
+        false => return None,
+    };
+    let child = Field::new(
+        one.name(),
+        data_type,
+        one.is_nullable() || other.is_nullable(),
+    );
+    Some(DataType::List(Arc::new(child)))
+}
+
 /// Adds the columns of `more` to `fields`. A column that only one of them has may be null. `common`
 /// returns the type of a column that both have.
 fn add(
     fields: &mut Vec<Field>,
     more: &Schema,
     first: bool,
-    common: impl Fn(&str, [&DataType; 2]) -> Result<DataType>,
+    common: impl Fn([&Field; 2]) -> Result<DataType>,
 ) -> Result<()> {
     for field in &mut *fields {
         let Ok(other) = more.field_with_name(field.name()) else {
@@ -81,7 +120,7 @@ fn add(
         let (before, theirs) = (field.data_type(), other.data_type());
         let data_type = match before == theirs {
             true => before.clone(),
-            false => common(field.name(), [before, theirs])?,
+            false => common([field, other])?,
         };
         let nullable = field.is_nullable() || other.is_nullable();
         *field = field
@@ -98,21 +137,24 @@ fn add(
     Ok(())
 }
 
-/// Returns the type of a column of steps that has two `types`: that of the sources before `member`,
-/// and its own.
+/// Returns the type of a column of steps that has two types, those of `fields`: the one in the
+/// sources before `member`, and the one there.
 fn common_type(
-    column: &str,
-    types: [&DataType; 2],
+    fields: [&Field; 2],
     member: &Member,
     members: &[Member],
     widen: bool,
 ) -> Result<DataType> {
-    let wide = wider(types[0], types[1]);
+    let column = fields[0].name();
+    let wide = wider(fields[0].data_type(), fields[1].data_type());
     if let (Some(wide), true) = (&wide, widen) {
         return Ok(wide.clone());
     }
-    let error = differs(&format!("`{column}`"), types, member, members);
-    if wide.is_some() {
+    if let (None, Some(list)) = (&wide, list(fields, widen)) {
+        return Ok(list);
+    }
+    let error = differs(&format!("`{column}`"), fields, member, members);
+    if wide.is_some() || list(fields, true).is_some() {
         return Err(error.hint("add `widen: true` to the source to widen the type"));
     }
     let rename = format!("`map: {{{column}_2: {column}}}`");
@@ -127,16 +169,16 @@ fn common_type(
 }
 
 /// Returns the error for a column that has two types.
-fn differs(what: &str, types: [&DataType; 2], member: &Member, members: &[Member]) -> Error {
+fn differs(what: &str, fields: [&Field; 2], member: &Member, members: &[Member]) -> Error {
     let before = match members {
         [first, _] => first.name,
         _ => "the sources before it",
     };
     Error::failed(format!(
         "{what} is {} in {} and {} in {before}",
-        type_name(types[1]),
+        type_name(fields[1].data_type()),
         member.name,
-        type_name(types[0])
+        type_name(fields[0].data_type())
     ))
 }
 
@@ -201,5 +243,37 @@ mod tests {
         assert_eq!(error, "1: `action` is float64[2] in a and float32[2] in a");
         let wide = united(&sources, true).unwrap();
         assert_eq!(wide[0].data_type(), &vector(DataType::Float64, 2));
+    }
+
+    #[test]
+    fn vectors_of_different_widths_are_lists_unless_a_meaning_would_be_lost() {
+        let widths = |name: &str, element: DataType, widths: &[i32]| -> Vec<Schema> {
+            let vectors = widths
+                .iter()
+                .map(|width| schema(&[(name, vector(element.clone(), *width))]));
+            vectors.collect()
+        };
+        let states = widths("states", DataType::Float64, &[47, 92, 47]);
+        let found = united(&states, false).unwrap();
+        assert_eq!(type_name(found[0].data_type()), "list[float64]");
+        let all = Schema::new(found);
+        let expected = [("states".to_owned(), "list[float64]".to_owned())];
+        assert_eq!(converted(&all, &states[0]), expected);
+        // What is fed to models has one width, and the axes of an image are more than its length.
+        for name in [step::OBSERVATION, step::ACTION, step::ACTION_STD] {
+            assert!(united(&widths(name, DataType::Float64, &[2, 3]), false).is_err());
+        }
+        let image = Field::new("image", vector(DataType::UInt8, 12), false);
+        let shape = [("shape".to_owned(), "[2,2,3]".to_owned())].into();
+        let image = Schema::new(vec![image.with_metadata(shape)]);
+        let other = schema(&[("image", vector(DataType::UInt8, 3))]);
+        assert!(united(&[other.clone(), image.clone()], true).is_err());
+        assert!(united(&[image, other], true).is_err());
+        // Elements of different types need to be widened too.
+        let mut mixed = widths("states", DataType::Float64, &[47]);
+        mixed.extend(widths("states", DataType::Float32, &[92]));
+        assert!(united(&mixed, false).is_err());
+        let found = united(&mixed, true).unwrap();
+        assert_eq!(type_name(found[0].data_type()), "list[float64]");
     }
 }

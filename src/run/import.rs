@@ -72,7 +72,7 @@ impl Import {
         options: Options,
         shard_rows: u64,
     ) -> Result<Import> {
-        let format = format::resolve(format, source)?;
+        let format = format::resolve(format, source, &options)?;
         format.accepts(&options)?;
         let mut fingerprint = Fingerprint::default();
         fingerprint.set("tool", TOOL);

@@ -170,12 +170,12 @@ impl<'a> Output<'a> {
 
     /// Opens the models of all phases.
     fn prepare(&self, sources: &[Source]) -> Result<()> {
+        let sources: Vec<Dataset> = sources
+            .iter()
+            .map(|source| source.dataset.clone())
+            .collect();
         for phase in self.phases {
-            let workers = exec::concurrency(
-                self.options.limits(),
-                phase,
-                sources.iter().map(|source| &source.dataset),
-            );
+            let workers = exec::workers(self.options.limits(), phase, &sources);
             exec::prepare(phase, workers)?;
         }
         Ok(())

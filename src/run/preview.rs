@@ -29,6 +29,8 @@ pub(crate) struct SourcePreview {
     pub size: Option<(u64, u64)>,
     /// The columns of steps that it lacks and another source has.
     pub absent: Vec<String>,
+    /// The columns of steps that get another type, and this type in words.
+    pub converted: Vec<(String, String)>,
 }
 
 /// What a phase would do.
@@ -160,9 +162,20 @@ impl Preview {
             .filter(|source| !source.absent.is_empty())
             .map(|source| (source.path.clone(), json!(source.absent)))
             .collect();
+        let converted: Map<String, Value> = self
+            .sources
+            .iter()
+            .filter(|source| !source.converted.is_empty())
+            .map(|source| {
+                let types = source.converted.iter();
+                let types = types.map(|(name, kind)| (name.clone(), json!(kind)));
+                (source.path.clone(), Value::Object(types.collect()))
+            })
+            .collect();
         json!({
             "sources": paths,
             "absent": absent,
+            "converted": converted,
             "rows": total(|(_, rows)| rows),
             "trajectories": total(|(trajectories, _)| trajectories),
             "phases": self.phases.iter().map(PhasePreview::to_json).collect::<Vec<_>>(),
@@ -177,6 +190,9 @@ impl SourcePreview {
             size: import.map_or_else(|| Some(size(source)), |import| import.own().map(size)),
             absent: import
                 .map(|import| import.absent.clone())
+                .unwrap_or_default(),
+            converted: import
+                .map(|import| import.converted.clone())
                 .unwrap_or_default(),
         }
     }

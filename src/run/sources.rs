@@ -73,6 +73,12 @@ pub(super) fn bring(
                 to_import.absent.join("`, `")
             ));
         }
+        for (column, data_type) in &to_import.converted {
+            observer.watch.say(&format!(
+                "{}: `{column}` becomes {data_type}, which holds the values of all sources",
+                source.dataset.name
+            ));
+        }
         let dataset = import(to_import, &source.dataset.name, staging, observer)?;
         // The metadata of a trajmill dataset tells of its own import.
         if to_import.own().is_none() {
@@ -133,13 +139,13 @@ fn import(
             job.run(source, staging, observer).map(|_| ())
         })?;
     }
-    let dataset = Dataset::open(&root)?;
-    // Only references that the dataset does not own need a folder.
-    let root = to_import
-        .own()
-        .map_or(Some(&to_import.path), |own| own.video_root.as_ref());
+    let dataset = to_import.with_frames(Dataset::open(&root)?)?;
+    let dataset = match to_import.own() {
+        Some(own) => dataset.with_videos(own.video_root.clone()),
+        None => dataset,
+    };
     Ok(Dataset {
         name: name.to_owned(),
-        ..dataset.with_videos(root.cloned())
+        ..dataset
     })
 }

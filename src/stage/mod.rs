@@ -370,6 +370,12 @@ pub trait Transform: Send + Sync {
     /// The columns of steps that it reads; `None` for all of them.
     fn reads(&self) -> Option<Vec<String>>;
 
+    /// The columns, among those that it reads, of which it only asks for frames. They stay
+    /// references, and [`Block::frames`] gives the frames.
+    fn pulls(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Returns the transform completed with the facts that the selections of its stage found, or
     /// `None` if it needs none. A transform that needs facts is never applied before this.
     ///

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Once;
 
-use ffmpeg_next::{Packet, codec, format, log, media};
+use ffmpeg_next::{Packet, codec, format, log};
 
-use super::{Extent, Run};
+use super::{Extent, Run, demux};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
@@ -28,15 +28,13 @@ struct Packets {
 }
 
 impl Packets {
-    fn open(path: &Path) -> Result<Packets, ffmpeg_next::Error> {
-        initialise();
-        let input = format::input(path)?;
-        let stream = input.streams().best(media::Type::Video);
-        let stream = stream.ok_or(ffmpeg_next::Error::StreamNotFound)?;
-        let (at, unit) = (stream.index(), f64::from(stream.time_base()));
+    fn open(path: &Path) -> Result<Packets> {
+        let (input, stream) = demux::open(path)?;
+        let unit = input.stream(stream);
+        let unit = unit.map_or(1.0, |stream| f64::from(stream.time_base()));
         Ok(Packets {
             input,
-            stream: at,
+            stream,
             unit,
         })
     }
@@ -88,7 +86,8 @@ impl Packets {
 ///
 /// Returns an error if the file cannot be read.
 pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
-    examine(path, run).map_err(|error| {
+    let mut packets = Packets::open(path)?;
+    examine(&mut packets, run).map_err(|error| {
         Error::failed(format!(
             "{}: cannot read the video: {error}",
             path.display()
@@ -97,8 +96,7 @@ pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
     })
 }
 
-fn examine(path: &Path, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
-    let mut packets = Packets::open(path)?;
+fn examine(packets: &mut Packets, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
     let Some((mut packet, is_first)) = packets.key(run.from, run.tolerance)? else {
         return Ok(Extent::Unaligned);
     };
@@ -142,8 +140,9 @@ fn examine(path: &Path, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
 ///
 /// Returns an error if the file cannot be read, or if the video cannot be written.
 pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
+    let mut packets = Packets::open(from)?;
     drop(store::create(to)?);
-    copy(from, to, run).map_err(|error| {
+    copy(&mut packets, to, run).map_err(|error| {
         Error::failed(format!(
             "cannot cut {} out of {}: {error}",
             to.display(),
@@ -155,8 +154,7 @@ pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
     store::sync_file(to)
 }
 
-fn copy(from: &Path, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
-    let mut packets = Packets::open(from)?;
+fn copy(packets: &mut Packets, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
     let source = packets.input.stream(packets.stream);
     let source = source.ok_or(ffmpeg_next::Error::StreamNotFound)?;
     let unit = source.time_base();
@@ -191,13 +189,15 @@ fn copy(from: &Path, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
 ///
 /// Returns an error if it has another number, or if it cannot be read.
 pub(crate) fn ensure_frames(path: &Path, frames: u64) -> Result<()> {
-    let found = Packets::open(path).and_then(|mut packets| {
+    let mut packets = Packets::open(path)?;
+    let mut count = || -> Result<u64, ffmpeg_next::Error> {
         let mut found = 0;
         while packets.next()?.is_some() {
             found += 1;
         }
         Ok(found)
-    });
+    };
+    let found = count();
     match found {
         Ok(found) if found == frames => Ok(()),
         Ok(found) => Err(Error::failed(format!(

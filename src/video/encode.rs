@@ -99,7 +99,12 @@ impl Encoder {
             options.set("crf", &encoding.crf.to_string());
             match encoding.codec {
                 // As LeRobot's recorder sets it.
-                Codec::Av1 => options.set("preset", "12"),
+                Codec::Av1 => {
+                    options.set("preset", "12");
+                    // With more threads, its bytes are not always the same. Only the second type of
+                    // refresh makes key frames, where a loader can begin.
+                    options.set("svtav1-params", "lp=1:irefresh-type=2");
+                }
                 Codec::H264 => {}
                 Codec::Hevc => options.set("x265-params", "log-level=none:pools=none"),
             }

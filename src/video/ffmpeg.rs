@@ -8,11 +8,13 @@
 use std::path::{Path, PathBuf};
 
 use ffmpeg_next::codec::{self, threading};
-use ffmpeg_next::util::error::EAGAIN;
+use ffmpeg_next::util::error::{EAGAIN, EINVAL};
 use ffmpeg_next::util::format::Pixel;
-use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame};
+use ffmpeg_next::{Dictionary, Packet, decoder, encoder, filter, format, frame};
 
 use super::demux;
+use super::rgb::{FrameFormat, Rgb};
+use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::{Frames, TOLERANCE};
 
@@ -46,6 +48,7 @@ pub(crate) fn version() -> Result<String> {
 /// An open video file.
 pub(crate) struct Video {
     path: PathBuf,
+    threads: usize,
     input: format::context::Input,
     stream: usize,
     /// The unit of the stream's times, in seconds.
@@ -71,29 +74,37 @@ struct Decoded {
 }
 
 impl Video {
-    /// Opens the video at `path`.
+    /// Opens the video at `path`, which is decoded with as many threads as there are cores.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`Video::open_with`].
+    pub(crate) fn open(path: &Path) -> Result<Video> {
+        Video::open_with(path, 0)
+    }
+
+    /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
+    /// cores for 0.
     ///
     /// # Errors
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open(path: &Path) -> Result<Video> {
+    pub(crate) fn open_with(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
         };
         let (input, at) = demux::open(path)?;
-        let stream = input.stream(at).ok_or_else(|| {
-            failed(
-                "the file has no video stream",
-                ffmpeg_next::Error::StreamNotFound,
-            )
-        })?;
+        let stream = input.stream(at);
+        let absent = || failed("the file has no video", ffmpeg_next::Error::StreamNotFound);
+        let stream = stream.ok_or_else(absent)?;
         let unit = f64::from(stream.time_base());
         let decoder =
             codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
                 context.set_threading(threading::Config {
                     kind: threading::Type::Frame,
+                    count: threads,
                     ..threading::Config::default()
                 });
                 let decoder = context.decoder();
@@ -102,9 +113,18 @@ impl Video {
                 let limits = Dictionary::from_iter([("max_pixels", MOST_PIXELS)]);
                 decoder.open_as_with(codec, limits)?.video()
             });
-        let decoder = decoder.map_err(|error| failed("the video cannot be decoded", error))?;
+        let decoder = decoder.map_err(|error| match error {
+            // What the decoder says to a limit.
+            ffmpeg_next::Error::Other { errno: EINVAL } => Error::failed(format!(
+                "{}: a frame has more than {MOST_PIXELS} pixels, which is the most that is decoded",
+                path.display()
+            ))
+            .hint("make the video smaller, for example with `ffmpeg -i IN -vf scale=1920:-2 OUT`"),
+            error => failed("the video cannot be decoded", error),
+        })?;
         Ok(Video {
             path: path.to_owned(),
+            threads,
             input,
             stream: at,
             unit,
@@ -171,6 +191,33 @@ impl Video {
         frames: Frames,
         out: &mut Vec<u8>,
     ) -> Result<()> {
+        let path = self.path.clone();
+        let (picture, png) = self.found(seconds, tolerance)?;
+        if frames == Frames::Png {
+            return encode(png, picture, out)
+                .map_err(|error| cannot_convert(&path, seconds, error));
+        }
+        let rows = shown(picture).rows();
+        rows.for_each(|row| out.extend_from_slice(row));
+        Ok(())
+    }
+
+    /// Returns the frame that is nearest to `seconds`, and nearer than `tolerance`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such frame, or if the file is damaged.
+    pub(crate) fn picture(&mut self, seconds: f64, tolerance: f64) -> Result<Picture<'_>> {
+        self.found(seconds, tolerance)
+            .map(|(picture, _)| shown(picture))
+    }
+
+    /// Returns the nearest frame in RGB, and the encoder of PNG files.
+    fn found(
+        &mut self,
+        seconds: f64,
+        tolerance: f64,
+    ) -> Result<(&frame::Video, &mut Option<encoder::Video>)> {
         let found = match self.find(seconds, tolerance) {
             Ok(Side::Before) => self.before.as_mut(),
             Ok(Side::Last) => self.last.as_mut(),
@@ -180,24 +227,13 @@ impl Video {
                 return Err(error);
             }
         };
-        let appended = found
-            .map_or(Err(ffmpeg_next::Error::Bug), |found| {
-                convert(&mut self.rgb, found)
-            })
-            .and_then(|picture| match frames {
-                Frames::Png => encode(&mut self.png, picture, out),
-                Frames::Array | Frames::Reference => {
-                    copy(picture, out);
-                    Ok(())
-                }
-            });
-        appended.map_err(|error| {
-            Error::failed(format!(
-                "{}: the frame at {seconds:.4} s cannot be converted: {error}",
-                self.path.display()
-            ))
-            .hint("re-encode the video as yuv420p")
-        })
+        let converted = found.map_or(Err(ffmpeg_next::Error::Bug), |found| {
+            convert(&mut self.rgb, found)
+        });
+        match converted {
+            Ok(picture) => Ok((picture, &mut self.png)),
+            Err(error) => Err(cannot_convert(&self.path, seconds, error)),
+        }
     }
 
     /// Decodes up to the frame that is nearest to `seconds`, and says which of the two it is.
@@ -290,7 +326,7 @@ impl Video {
                 return Ok(());
             }
         }
-        *self = Video::open(&self.path)?;
+        *self = Video::open_with(&self.path, self.threads)?;
         self.advance()
     }
 
@@ -308,9 +344,10 @@ impl Video {
                 Err(error) => return Err(self.damaged(error)),
             }
         }
-        let time = frame
-            .timestamp()
-            .ok_or_else(|| self.damaged("a frame has no time"))?;
+        let time = frame.timestamp().ok_or_else(|| {
+            let error = self.damaged("a frame has no time");
+            error.hint("some files, such as AVI with B-frames, state no times: encode it as MP4")
+        })?;
         let depends = !frame.is_key() && self.last.as_ref().is_some_and(|last| last.damaged);
         let damaged = depends || frame.is_corrupt() || frame.has_decode_errors();
         self.before = self.last.take();
@@ -376,13 +413,23 @@ fn convert<'a>(
     Ok(decoded.picture.insert(picture))
 }
 
-/// Appends the rows of a picture.
-fn copy(picture: &frame::Video, out: &mut Vec<u8>) {
-    let rows = picture
-        .data(0)
-        .chunks(picture.stride(0))
-        .take(picture.height() as usize);
-    rows.for_each(|row| out.extend_from_slice(&row[..3 * picture.width() as usize]));
+/// Returns the pixels of a frame in RGB.
+fn shown(picture: &frame::Video) -> Picture<'_> {
+    Picture {
+        height: picture.height() as usize,
+        width: picture.width() as usize,
+        stride: picture.stride(0),
+        rgb: picture.data(0),
+    }
+}
+
+/// The error for a frame that cannot be converted.
+fn cannot_convert(path: &Path, seconds: f64, error: ffmpeg_next::Error) -> Error {
+    Error::failed(format!(
+        "{}: the frame at {seconds:.4} s cannot be converted: {error}",
+        path.display()
+    ))
+    .hint("re-encode the video as yuv420p")
 }
 
 /// Appends a picture as a PNG file.
@@ -410,85 +457,4 @@ fn encode(
     png.receive_packet(&mut packet)?;
     out.extend_from_slice(packet.data().unwrap_or_default());
     Ok(())
-}
-
-/// The properties of a frame that its conversion depends on.
-#[derive(PartialEq)]
-struct FrameFormat {
-    pixel: Pixel,
-    width: u32,
-    height: u32,
-    space: color::Space,
-    range: color::Range,
-}
-
-impl FrameFormat {
-    fn of(frame: &frame::Video) -> FrameFormat {
-        FrameFormat {
-            pixel: frame.format(),
-            width: frame.width(),
-            height: frame.height(),
-            space: frame.color_space(),
-            range: frame.color_range(),
-        }
-    }
-}
-
-/// Converts frames of one format to RGB with 8 bits per channel.
-struct Rgb {
-    format: FrameFormat,
-    graph: filter::Graph,
-}
-
-impl Rgb {
-    fn new(format: FrameFormat) -> Result<Rgb, ffmpeg_next::Error> {
-        let found = |name: &str| filter::find(name).ok_or(ffmpeg_next::Error::FilterNotFound);
-        let pixel = format
-            .pixel
-            .descriptor()
-            .ok_or(ffmpeg_next::Error::InvalidData)?
-            .name();
-        let matrix = match format.space {
-            color::Space::BT709 => "bt709",
-            color::Space::FCC => "fcc",
-            color::Space::SMPTE240M => "smpte240m",
-            color::Space::BT2020NCL | color::Space::BT2020CL => "bt2020",
-            // FFmpeg and LeRobot's loaders assume BT.601 if nothing is declared.
-            _ => "bt601",
-        };
-        let range = if format.range == color::Range::JPEG {
-            "full"
-        } else {
-            "auto"
-        };
-        let mut graph = filter::Graph::new();
-        let source = format!(
-            "video_size={}x{}:pix_fmt={pixel}:time_base=1/1000000",
-            format.width, format.height
-        );
-        graph.add(&found("buffer")?, "in", &source)?;
-        graph.add(&found("buffersink")?, "out", "")?;
-        let scale =
-            format!("scale=flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24");
-        graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
-        graph.validate()?;
-        Ok(Rgb { format, graph })
-    }
-
-    /// Converts a frame to RGB. FFmpeg takes over the contents of `frame`, which is empty
-    /// afterwards.
-    fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg_next::Error> {
-        let mut picture = frame::Video::empty();
-        self.graph
-            .get("in")
-            .ok_or(ffmpeg_next::Error::FilterNotFound)?
-            .source()
-            .add(frame)?;
-        self.graph
-            .get("out")
-            .ok_or(ffmpeg_next::Error::FilterNotFound)?
-            .sink()
-            .frame(&mut picture)?;
-        Ok(picture)
-    }
 }

@@ -17,6 +17,9 @@ mod pictures;
 #[cfg(feature = "video")]
 mod probe;
 mod references;
+mod resize;
+#[cfg(feature = "video")]
+mod rgb;
 #[cfg(feature = "video")]
 mod still;
 mod timeline;
@@ -25,10 +28,11 @@ mod without;
 
 pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles};
 pub(crate) use pictures::{Pictures, field};
-pub(crate) use references::decoded;
+pub(crate) use references::{decoded, follow, imported, planned};
+pub(crate) use resize::Resize;
 pub(crate) use timeline::Timeline;
 
-pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, reference, refers};
+pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, TOLERANCE_KEY, reference, refers};
 
 #[cfg(feature = "video")]
 pub(crate) use cut::{cut, extent};
@@ -87,4 +91,17 @@ pub enum Videos {
     Copy,
     /// Leaves the files in the source. References are relative to it.
     Reference,
+}
+
+/// How the pixels of a resized picture are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Filter {
+    /// A triangle as wide as two pixels, or as two pixels of the smaller picture: Pillow's
+    /// `BILINEAR`, which torchvision calls `antialias=True`.
+    #[default]
+    Bilinear,
+    /// The mean of the pixels that a pixel covers: Pillow's `BOX`. OpenCV's `INTER_AREA` differs
+    /// from it by at most 1 where a picture shrinks.
+    Area,
 }

@@ -8,6 +8,8 @@ use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{Field, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
+use crate::dataset::frames::{FrameReader, Picture, Place};
+use crate::dataset::schema::LAZY;
 use crate::dataset::videos::{DEPTH, refers, tolerance};
 use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
@@ -17,13 +19,13 @@ use crate::video::Frames;
 const SEARCH_ROWS: u64 = 4096;
 
 /// The columns whose references become frames.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct References {
     /// The dataset with the references.
     dataset: Dataset,
     /// The content of the folder that references are relative to when it was hashed; `None` if the
     /// dataset owns the videos, whose hashes its manifest lists.
-    content: Option<SourceContent>,
+    content: Option<Arc<SourceContent>>,
     frames: Frames,
     columns: Vec<Camera>,
     /// What decoded frames depend on, for fingerprints.
@@ -31,7 +33,7 @@ struct References {
 }
 
 /// A column whose references become frames.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Camera {
     /// The column of frames.
     field: Field,
@@ -50,6 +52,16 @@ struct Camera {
 /// Returns an error if `videos` is needed and absent, or given and not a folder, no column refers
 /// to a video, the first video of a column cannot be opened, or this build has no decoder.
 pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
+    decoded_of(dataset, frames, videos, &|root| SourceContent::of(root))
+}
+
+/// Returns what [`decoded`] returns, with the content of the folder `videos` that `content` gives.
+fn decoded_of(
+    dataset: Dataset,
+    frames: Frames,
+    videos: Option<&Path>,
+    content: &dyn Fn(&Path) -> Result<SourceContent>,
+) -> Result<Dataset> {
     const REMEDY: &str = "set `videos` to the LeRobot dataset that this one was imported from: \
                           references to videos are relative to it";
     if let Some(root) = videos
@@ -66,7 +78,13 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
                     .hint("leave out `videos`"),
             );
         }
-        return Ok(dataset);
+        return match videos {
+            Some(root) => {
+                let by = follow(&dataset, Some(content(root)?));
+                Ok(dataset.decoding(by))
+            }
+            None => Ok(dataset),
+        };
     }
     if videos.is_none() && dataset.manifest.videos.is_empty() && any(&refers) {
         return Err(Error::usage("`frames` is given without `videos`").hint(REMEDY));
@@ -80,8 +98,10 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
             let size = Video::open(&video)?.size();
+            let mut made = pictures::field(field.name(), frames, size)?;
+            made.metadata_mut().insert(LAZY.to_owned(), String::new());
             columns.push(Camera {
-                field: pictures::field(field.name(), frames, size)?,
+                field: made,
                 size,
                 tolerance: tolerance(field)?,
             });
@@ -98,10 +118,11 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     } else {
         "array"
     };
-    let content = videos.map(SourceContent::of).transpose()?;
+    let content = videos.map(content).transpose()?;
+    let content = content.map(Arc::new);
     let of = content
         .as_ref()
-        .map_or(&dataset.hash[..], SourceContent::hash);
+        .map_or(&dataset.hash[..], |content| content.hash());
     let depends = format!("{how} by {version} of {of}");
     Ok(dataset.clone().decoding(Arc::new(References {
         dataset,
@@ -110,6 +131,77 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
         columns,
         depends,
     })))
+}
+
+/// Returns `dataset`, which was imported from the folder `root`, with decoded frames, or with
+/// references that can be followed. `content` is that of the folder when it was imported.
+///
+/// # Errors
+/// Returns the errors of [`decoded`].
+pub(crate) fn imported(
+    dataset: Dataset,
+    frames: Frames,
+    root: &Path,
+    content: &SourceContent,
+) -> Result<Dataset> {
+    if !dataset.steps.fields().iter().any(|field| refers(field)) {
+        return Ok(dataset);
+    }
+    decoded_of(dataset, frames, Some(root), &|_| Ok(content.clone()))
+}
+
+/// Frames of a dataset that is yet to be imported.
+#[derive(Debug)]
+struct Planned {
+    fields: Vec<Field>,
+    depends: String,
+}
+
+impl Decode for Planned {
+    fn field(&self, stored: &Field) -> Option<Field> {
+        let mut fields = self.fields.iter();
+        fields.find(|field| field.name() == stored.name()).cloned()
+    }
+
+    fn column(&self, name: &str, _: &ArrayRef) -> Result<ArrayRef> {
+        Err(Error::failed(format!(
+            "the column `{name}` is yet to be imported"
+        )))
+    }
+
+    fn depends(&self) -> &str {
+        &self.depends
+    }
+}
+
+/// Returns what will decode the columns of frames `fields` of a source with the given content.
+///
+/// # Errors
+/// Returns an error if this build has no decoder.
+pub(crate) fn planned(fields: Vec<Field>, content: &SourceContent) -> Result<Arc<dyn Decode>> {
+    let lazy = |mut field: Field| {
+        field.metadata_mut().insert(LAZY.to_owned(), String::new());
+        field
+    };
+    Ok(Arc::new(Planned {
+        depends: format!("frames by {} of {}", version()?, content.hash()),
+        fields: fields.into_iter().map(lazy).collect(),
+    }))
+}
+
+/// Returns what reads the frames that `dataset` refers to. `content` is the content of the folder
+/// that references are relative to when it was hashed; `None` if the dataset owns its videos.
+pub(crate) fn follow(dataset: &Dataset, content: Option<SourceContent>) -> Arc<dyn Decode> {
+    let of = content
+        .as_ref()
+        .map_or(&dataset.hash[..], SourceContent::hash);
+    Arc::new(References {
+        depends: format!("references to {of}"),
+        dataset: dataset.clone(),
+        content: content.map(Arc::new),
+        frames: Frames::Reference,
+        columns: Vec::new(),
+    })
 }
 
 /// Returns the first file that the column `name` refers to; `None` if it has no reference.
@@ -212,7 +304,52 @@ impl Decode for References {
             .map_err(|error| error.at(format!("column `{name}`")))
     }
 
+    fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
+        Ok(Box::new(Reader {
+            references: self.clone(),
+            threads,
+            open: None,
+            file: None,
+        }))
+    }
+
     fn depends(&self) -> &str {
         &self.depends
+    }
+}
+
+/// Reads single frames, with one video open at a time.
+struct Reader {
+    references: References,
+    threads: usize,
+    open: Option<(Arc<str>, Video)>,
+    /// The path of the video that is open, or that could not be opened.
+    file: Option<Arc<str>>,
+}
+
+impl FrameReader for Reader {
+    fn frame(&mut self, place: &Place) -> Result<Picture<'_>> {
+        let open = match self.open.take().filter(|(path, _)| *path == place.path) {
+            Some(open) => open,
+            None => {
+                self.finish()?;
+                // FFmpeg would wait for the writer of a FIFO.
+                self.references.verify(&place.path)?;
+                self.file = Some(Arc::clone(&place.path));
+                let file = self.references.dataset.video(&place.path)?;
+                (
+                    Arc::clone(&place.path),
+                    Video::open_with(&file, self.threads)?,
+                )
+            }
+        };
+        let (_, video) = self.open.insert(open);
+        video.picture(place.seconds, place.tolerance)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.open = None;
+        let file = self.file.take();
+        file.map_or(Ok(()), |file| self.references.verify(&file))
     }
 }

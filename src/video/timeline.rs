@@ -51,9 +51,9 @@ impl Timeline {
     }
 
     /// Returns the frames that are shown at 0, 1/`rate`, 2/`rate` … seconds after the first one,
-    /// until the last one ends: at each time the last frame that began at or before it. If the file
-    /// has a constant rate, it is exact, and not rounded as times in the file are. The last frame is
-    /// shown as long as the one before it, or for 1/`rate` if it is the only one.
+    /// until the last one ends: at each time the last frame that began at or before it. A constant
+    /// rate is exact, and not rounded as times in the file are. The last frame is shown as long as
+    /// the one before it, or for 1/`rate` if it is the only one.
     pub(crate) fn resampled(&self, rate: f64) -> Vec<usize> {
         let (Some(first), Some(last)) = (self.times.first(), self.times.last()) else {
             return Vec::new();

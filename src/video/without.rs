@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
+use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
 use crate::video::{Encoding, Extent, Frames, Run, Timeline};
 
@@ -18,7 +19,8 @@ pub(crate) fn version() -> Result<String> {
 /// The error for a build without a decoder.
 fn absent() -> Error {
     Error::usage(
-        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature `video`",
+        "videos cannot be decoded or encoded: this trajmill was built without the Cargo feature \
+         `video`",
     )
     .hint(
         "install FFmpeg's libraries (on Debian: apt-get install libavcodec-dev libavfilter-dev \
@@ -43,11 +45,19 @@ impl Video {
         Err(absent())
     }
 
+    pub(crate) fn open_with(_: &Path, _: usize) -> Result<Video> {
+        Err(absent())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         match self.0 {}
     }
 
     pub(crate) fn size(&self) -> [usize; 2] {
+        match self.0 {}
+    }
+
+    pub(crate) fn picture(&mut self, _: f64, _: f64) -> Result<Picture<'_>> {
         match self.0 {}
     }
 

@@ -157,6 +157,27 @@ def trained(work):
     sys.exit(0 if same else "the errors on the CPU and on CUDA differ by more than a tenth, or exceed half of the baseline's")
 
 
+def frames(work, count):
+    """Reports how many frames a second go through each model on CUDA, and how busy the GPU is meanwhile."""
+    work, result = Path(work), {"frames": int(count), "cpus": os.cpu_count(), "codecs": {}}
+    seconds = lambda name: float((work / name).read_text())
+    print(f"{'':8} {'decoding':>10} {'small':>10} {'ResNet-18':>10} {'GPU busy':>9} {'on the CPU':>11} {'differs by':>11} binds", file=sys.stderr)
+    for codec in ("h264", "av1"):
+        speeds = {model: int(count) / seconds(f"time-{codec}-{model}") for model in ("first", "small", "resnet", "cpu")}
+        samples = [float(line) for line in (work / f"busy-{codec}-resnet").read_text().split()]
+        at_work = [index for index, sample in enumerate(samples) if sample > 0]
+        samples = samples[at_work[0] : at_work[-1] + 1] if at_work else [0]
+        busy, apart = sum(samples) / len(samples), seconds(f"apart-{codec}")
+        # Where a model costs no time beside decoding, a faster GPU would not help.
+        binds = "decoding" if speeds["resnet"] > 0.8 * speeds["first"] else "the model"
+        result["codecs"][codec] = {
+            "frames_per_second": {name: round(speed, 1) for name, speed in speeds.items()}, "gpu_busy_percent": round(busy, 1),
+            "largest_difference_from_cpu": apart, "binds": binds,
+        }
+        print(f"{codec:8} {speeds['first']:10.0f} {speeds['small']:10.0f} {speeds['resnet']:10.0f} {busy:8.0f}% {speeds['cpu']:11.0f} {apart:11.1e} {binds}", file=sys.stderr)
+    print(json.dumps(result, indent=2))
+
+
 def report(work, steps, gpus):
     """Reports speeds, from the time that the large corpus takes longer than the small one: this leaves out the start."""
     work, steps = Path(work), int(steps)

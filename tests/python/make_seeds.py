@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from writers import arrays as array_sets
 from writers import lerobot as lerobot_sets
 from writers import rlds as rlds_sets
-from writers import tables
+from writers import tables, video
 
 LENGTHS = [4, 1, 6]
 ENDS = np.cumsum(LENGTHS)
@@ -352,6 +352,16 @@ def lerobot(folder):
     lerobot_sets.v2(f"{folder}/v21", made)
 
 
+def videofolder(folder):
+    root = f"{folder}/set"
+    video.encode(f"{root}/a.mp4", 5, (24, 32), options={"bf": "2"})
+    video.encode(f"{root}/task=stack%20cups/b.webm", 4, (24, 32), "libvpx-vp9")
+    video.encode(f"{root}/task=stack%20cups/c.avi", 3, (24, 32), "mpeg4")
+    with open(f"{root}/metadata.jsonl", "w") as file:
+        for name in ["a.mp4", "task=stack%20cups/b.webm", "task=stack%20cups/c.avi"]:
+            file.write(json.dumps({"file_name": name, "caption": f"clip {name}"}) + "\n")
+
+
 for make in (
     d4rl,
     robomimic,
@@ -372,6 +382,7 @@ for make in (
     jsonl,
     aloha,
     maniskill,
+    videofolder,
 ):
     place = os.path.join(SEEDS, {minaris: "minari"}.get(make, make.__name__))
     shutil.rmtree(place, ignore_errors=True)

@@ -138,6 +138,50 @@ def test_ids_and_gaps_across_batches(tmp_path):
         check(keys == ["7", "7/1", "8", "8/1"], f"{keys}")
 
 
+# In the observations of 6 steps, steps 3 and 5 do not follow from the steps before them.
+JOINED = np.array([[0.0], [1.0], [2.0], [50.0], [51.0], [70.0]])
+BREAKS = ["[3] at step 2", "[50] at step 3", "2 such places"]
+
+
+def test_a_break_in_a_demonstration(tmp_path):
+    path = tmp_path / "in.hdf5"
+    names = ["obs/x", "next_obs/x"]
+    with h5py.File(path, "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"], demo["dones"] = np.zeros((6, 2)), np.arange(6) == 5
+        demo[names[0]], demo[names[1]] = JOINED, JOINED + 1
+    refused = imported(path, tmp_path / "out", code=1).stderr
+    says(refused, ["data/demo_0", *BREAKS, "--skip 'next_obs'"], "the error")
+    imported(path, tmp_path / "out", "--skip", "next_obs")
+    check(table(tmp_path / "out").num_rows == 6, "without the final observation")
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"]
+        demo[names[0]][...] = np.arange(6.0)[:, None]
+        demo[names[1]][...] = np.arange(1.0, 7.0)[:, None]
+    imported(path, tmp_path / "again")
+    check(table(tmp_path / "again").num_rows == 7, "with the final observation")
+
+
+def test_a_break_in_a_row_per_episode(tmp_path):
+    def written(observation):
+        columns = {
+            "observations": pa.array([observation.tolist(), [[5.0]]]),
+            "next_observations": pa.array([(JOINED + 1).tolist(), [[6.0]]]),
+            "actions": pa.array([[[0.0]] * 6, [[0.0]]]),
+            "rewards": pa.array([[0.0] * 6, [0.0]]),
+            "terminals": pa.array([[False] * 5 + [True], [True]]),
+        }
+        pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+        return tmp_path / "in.parquet"
+
+    path = written(JOINED)
+    refused = imported(path, tmp_path / "out", code=1).stderr
+    says(refused, [*BREAKS, "--skip 'next_observations'"], "the error")
+    imported(path, tmp_path / "out", "--skip", "next_observations")
+    imported(path, tmp_path / "some", "--on-error", "quarantine", "--allowed", "1")
+    check(ends(tmp_path / "some")[0] == [1], f"{ends(tmp_path / 'some')}")
+
+
 def test_what_is_no_gap(tmp_path):
     """NaN after NaN, and zeros of both signs."""
     observation = np.array([[0.0, np.nan], [1.0, -0.0], [2.0, np.nan]])

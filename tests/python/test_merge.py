@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,6 +137,44 @@ def test_columns_of_other_widths_are_kept_under_another_name(folder):
     n = sum(LENGTHS)
     check(found["observation"].null_count == n, "observations that the second source lacks")
     check(found["observation_2"].null_count == n, "observations that the first source lacks")
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["foreign", "trajmill"])
+def test_states_of_different_widths_become_lists(tmp_path, own):
+    """Files of robosuite, such as LIBERO's: the width of `states` depends on the scene."""
+    random = np.random.default_rng(5)
+    wanted, tasks = [], []
+    for index, width in enumerate([4, 7, 4]):
+        with h5py.File(tmp_path / f"scene-{index}.hdf5", "w") as file:
+            for demo, length in enumerate([3, 2]):
+                group = file.create_group(f"data/demo_{demo}")
+                states = random.normal(size=(length, width))
+                group["states"] = states
+                group["actions"] = random.uniform(-1, 1, (length, 2))
+                group["obs/joints"] = random.normal(size=(length, 3))
+                group.attrs["num_samples"] = length
+                wanted += states.tolist()
+                tasks += [f"scene {'b' if index == 1 else 'a'}"] * length
+    paths = [f"scene-{index}.hdf5" for index in range(3)]
+    if own:
+        for path in paths:
+            trajmill("import", tmp_path / path, tmp_path / path[:-5])
+        paths = [path[:-5] for path in paths]
+    tell = "case when source = 'scene-1' then 'scene b' else 'scene a' end"
+    path = merge(tmp_path, paths, stages=[{"derive": {"task": tell}}])
+    says(trajmill("plan", path).stdout, ["`states` becomes list[float64]"], "the plan")
+    said = trajmill("run", path).stderr
+    for name in ["scene-0", "scene-1", "scene-2"]:
+        says(said, [f"{name}: `states` becomes list[float64]"], "the run")
+    found = table(tmp_path / "merged")
+    check(found["states"].to_pylist() == wanted, "every state")
+    check(found["task"].to_pylist() == tasks, f"tasks: {found['task'].to_pylist()}")
+    told = table(tmp_path / "merged", "trajectories")["task"].to_pylist()
+    check(told == ["scene a"] * 2 + ["scene b"] * 2 + ["scene a"] * 2, f"tasks: {told}")
+    out = tmp_path / "out"
+    trajmill("export", tmp_path / "merged", out, "--to", "parquet")
+    trajmill("import", out, tmp_path / "back")
+    check(table(tmp_path / "back")["states"].to_pylist() == wanted, "every state after an export")
 
 
 def empty(folder, materialise):

@@ -13,7 +13,18 @@ import pytest
 import oracle
 from oracle import check, trajmill
 from oracle import table as steps
-from writers.video import FPS, TOP, WRIST, dataset, encode, file, two_cameras, video
+from writers.video import (
+    FPS,
+    TOP,
+    WRIST,
+    arrays,
+    dataset,
+    decoded,
+    encode,
+    file,
+    two_cameras,
+    video,
+)
 
 
 def refused(folder, source, *words, code=1, options=("--frames", "array")):
@@ -203,3 +214,80 @@ def test_a_build_without_the_feature_keeps_references(absent, tmp_path):
         code=2,
     ).stderr
     check(FEATURE in message, message)
+
+
+# --- timestamps as they are in the field
+
+
+@pytest.fixture
+def shifted(tmp_path):
+    """Timestamps that begin at one frame, where the video begins at 0: GR00T-Dreams' demo."""
+    lengths = [6, 5]
+    times = np.concatenate([(np.arange(length) + 1) / FPS for length in lengths])
+    root = tmp_path / "shifted"
+    dataset(root, lengths, {TOP: (video([48, 64, 3]), [(0, 0.0), (1, 0.0)])}, times=times)
+    encode(file(root, TOP, 0), 6)
+    encode(file(root, TOP, 1), 5, seed=1)
+    return root
+
+
+@pytest.mark.video
+def test_a_constant_offset_is_recognised(shifted, tmp_path):
+    refused(tmp_path, shifted, "episode 0", "0.2000 s", "0.0333 s later", "--frames-at index")
+    found = trajmill("validate", shifted, code=4).stderr
+    oracle.says(
+        found,
+        ["frame-time", "episode 1", "frame 4", "shifted by 0.0333 s, about 1 frames", "--frames-at"],
+        "validate",
+    )
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("later", [False, True], ids=["import", "later"])
+def test_frames_are_read_by_their_number(shifted, tmp_path, later):
+    wanted = np.concatenate([decoded(file(shifted, TOP, index))[1] for index in range(2)])
+    if later:
+        trajmill("import", shifted, tmp_path / "in", "--frames-at", "index")
+        path = oracle.pipeline(
+            tmp_path / "later.json",
+            {"path": str(tmp_path / "in"), "frames": "array", "videos": str(shifted)},
+            [{"materialise": {"path": str(tmp_path / "out")}}],
+        )
+    else:
+        source = {"path": str(shifted), "frames": {"as": "array", "at": "index"}}
+        path = oracle.pipeline(
+            tmp_path / "now.json", source, [{"materialise": {"path": str(tmp_path / "out")}}]
+        )
+    trajmill("run", path)
+    oracle.equal(arrays(steps(tmp_path / "out"), TOP), wanted, "by number")
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("later", [False, True], ids=["import", "later"])
+def test_the_nearest_frame_within_a_tolerance_counts(tmp_path, later):
+    """LeRobot's loader takes the frame with the least distance, which is below `tolerance_s`."""
+    random = oracle.seeded("tolerance")
+    times = np.arange(20) / FPS + random.uniform(-0.4, 0.4, 20) / FPS
+    times[0] = 0
+    root = tmp_path / "set"
+    dataset(root, [20], {TOP: (video([48, 64, 3]), [(0, 0.0)])}, times=times)
+    encode(file(root, TOP), 20, options={"bf": "2"})
+    refused(tmp_path, root, "episode 0", "no frame")
+    tolerance = ["--tolerance", 0.45 / FPS]
+    if later:
+        trajmill("import", root, tmp_path / "in", *tolerance)
+        trajmill(
+            *("export", tmp_path / "in", tmp_path / "out", "--to", "parquet"),
+            *("--frames", "array", "--videos", root),
+        )
+        found = pq.read_table(tmp_path / "out")
+    else:
+        trajmill("import", root, tmp_path / "in", "--frames", "array", *tolerance)
+        found = steps(tmp_path / "in")
+    shown, frames = decoded(file(root, TOP))
+    nearest = [np.abs(shown - np.float32(time)).argmin() for time in times]
+    found = found[TOP].combine_chunks()
+    found = found.flatten().to_numpy(zero_copy_only=False).reshape(20, 48, 64, 3)
+    oracle.equal(found, frames[nearest], "the nearest frames")
+    close = ["--tolerance", 0.05 / FPS, "--frames", "array"]
+    refused(tmp_path, root, "no frame", "tolerance", options=close)

@@ -6,6 +6,7 @@ PyAV writes the videos and says what is in them; the standard library and pyarro
 import csv
 import json
 import os
+import time
 from fractions import Fraction
 
 import av
@@ -106,7 +107,7 @@ def test_frames_are_those_of_pyav(folder, tmp_path, kind):
 @pytest.mark.video
 @pytest.mark.parametrize("fps", [5, 12.5, 24, 30, 60])
 def test_resampling_shows_the_last_frame_at_or_before_a_time(folder, tmp_path, fps):
-    """The rule of torchcodec's `get_frames_played_at`, with times exact to the rounding of files."""
+    """The rule of torchcodec's `get_frames_played_at`, with times not rounded as in files."""
     trajmill("import", folder, tmp_path / "in", "--fps", fps)
     for name, clip in rows(tmp_path / "in").items():
         times, _ = decoded(str(folder / name))
@@ -218,7 +219,8 @@ def test_metadata_and_folders_are_facts_about_trajectories(tmp_path, kind):
 @pytest.mark.video
 def test_columns_are_named_by_map_and_the_task_comes_from_a_caption(tmp_path):
     root = clips(tmp_path / "clips", ["clip_9.mp4"])
-    write_metadata(root / "metadata.jsonl", [{"file_name": "clip_9.mp4", "text": "open", "length": 7}])
+    entry = {"file_name": "clip_9.mp4", "text": "open", "length": 7}
+    write_metadata(root / "metadata.jsonl", [entry])
     map_ = ["--map", "observation.images.top=video,task=text"]
     trajmill("import", root, tmp_path / "in", *map_)
     [row] = facts(tmp_path / "in")
@@ -266,3 +268,123 @@ def test_only_folders_of_videos_alone_are_recognised(tmp_path):
     (root / "other.json").write_text("{}")
     message = trajmill("import", root, tmp_path / "no", code=1).stderr
     oracle.says(message, ["cannot tell the format", "videofolder"], "not recognised")
+
+
+# --- hostile and broken files
+
+
+def cut(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+
+
+def audio(path):
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=48000)
+        for at in range(20):
+            frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
+            frame.rate, frame.pts = 48000, 1024 * at
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def patch(path, box, offset, *numbers):
+    """Overwrites numbers in a box of an MP4 file."""
+    whole = bytearray(path.read_bytes())
+    at = whole.index(box) + offset
+    packed = b"".join(number.to_bytes(4, "big") for number in numbers)
+    whole[at : at + len(packed)] = packed
+    path.write_bytes(whole)
+
+
+def claims(path, frames):
+    """Says that a video has `frames` frames, all in one chunk."""
+    patch(path, b"stsz", 8, 1, frames)
+    patch(path, b"stsc", 8, 1, 1, frames, 1)
+    patch(path, b"stts", 8, 1, frames, 512)
+
+
+def large(path):
+    """A video whose three frames have 16384 x 4096 pixels and few bytes."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 16384, 4096, "yuv420p"
+        for at in range(3):
+            frame = av.VideoFrame(16384, 4096, "yuv420p")
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            frame.pts = at
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def text(*lines):
+    return lambda path: path.write_text("\n".join(lines) + "\n")
+
+
+def picture(path):
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")
+    frame.to_image().save(path.with_suffix(".png"))
+    os.replace(path.with_suffix(".png"), path)
+
+
+SDP = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=x", "c=IN IP4 127.0.0.1", "m=video 5004 RTP/AVP 96"]
+HLS = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:10", "#EXTINF:10,", "other.mp4"]
+NO_VIDEO = "is no video, whatever its name says"
+HOSTILE = {
+    "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "cut": (lambda path: cut(path, 0.6), "cannot"),
+    "ten-bytes": (lambda path: path.write_bytes(path.read_bytes()[:10]), "cannot"),
+    "noise": (lambda path: path.write_bytes(oracle.seeded("noise").bytes(50_000)), "cannot"),
+    "picture": (picture, NO_VIDEO),
+    "hls": (text(*HLS), NO_VIDEO),
+    "concat": (text("ffconcat version 1.0", "file other.mp4"), NO_VIDEO),
+    "sdp": (text(*SDP), NO_VIDEO),
+    "audio": (audio, "no video stream"),
+    "frames": (lambda path: claims(path, 2**31 - 1), "no frame can be decoded"),
+    "more-frames": (lambda path: claims(path, 10**8), "no frame can be decoded"),
+    "times": (lambda path: patch(path, b"stts", 8, 2**31 - 1), "cannot"),
+    "large": (large, "more than 33554432 pixels"),
+}
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("damage, words", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_one_bad_trajectory(tmp_path, damage, words):
+    root = clips(tmp_path / "clips", ["a.mp4"])
+    encode(str(root / "bad.mp4"), 40, options={"movflags": "faststart"})
+    # A playlist that was followed would find a video.
+    encode(str(root / "other.mp4"), 5)
+    damage(root / "bad.mp4")
+    began = time.monotonic()
+    refused = trajmill("import", root, tmp_path / "in", "--from", "videofolder", code=1).stderr
+    check(time.monotonic() - began < 10, "time")
+    oracle.says(refused, ["trajectory `bad.mp4`", str(root / "bad.mp4"), words], "refused")
+    check(not (tmp_path / "in").exists(), "nothing is left")
+    options = ["--from", "videofolder", "--on-error", "quarantine", "--allowed", 1]
+    peak = oracle.peak_memory("import", root, tmp_path / "aside", *options)
+    check(peak < 512, f"{peak} MiB")
+    check([len(clip) for clip in rows(tmp_path / "aside").values()] == [20, 5], "the others")
+    [entry] = oracle.quarantined(tmp_path / "aside")
+    check("bad.mp4" in entry["reason"] and entry["index"] == 1, entry)
+
+
+@pytest.mark.video
+def test_a_file_of_matroska_that_is_cut_short_is_seen(tmp_path):
+    root = clips(tmp_path / "clips", ["b.mkv"])
+    encode(str(root / "b.mkv"), 60)
+    cut(root / "b.mkv", 0.6)
+    refused = trajmill("import", root, tmp_path / "in", code=1).stderr
+    oracle.says(refused, ["b.mkv", "cut short", "declares 2.000 s"], "refused")
+
+
+@pytest.mark.video
+def test_damage_between_frames_names_camera_and_second(tmp_path):
+    root = clips(tmp_path / "clips", ["a.mp4"])
+    encode(str(root / "bad.mp4"), 90, options={"g": "15", "movflags": "faststart"})
+    whole = bytearray((root / "bad.mp4").read_bytes())
+    at = len(whole) // 2
+    whole[at : at + 1500] = bytes(1500)
+    (root / "bad.mp4").write_bytes(whole)
+    refused = trajmill("import", root, tmp_path / "in", "--frames", "array", code=1).stderr
+    oracle.says(refused, ["trajectory `bad.mp4`", f"camera `{CAMERA}`", " s"], "refused")

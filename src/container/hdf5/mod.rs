@@ -115,6 +115,25 @@ pub(crate) fn shapes(
     })
 }
 
+/// Returns the numbers of rows of the arrays in `group` whose names `reads` accepts, by name,
+/// without those behind links that are not followed.
+///
+/// # Errors
+/// Returns an error if the group or an array cannot be read.
+pub(crate) fn rows(group: &Group, reads: Reads) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for name in group.names()?.into_iter().filter(|name| reads(name)) {
+        let Found::Array(dataset) = group.find(&name)? else {
+            continue;
+        };
+        let shape = dataset
+            .shape()
+            .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))?;
+        found.extend(shape.first().map(|rows| (name, *rows)));
+    }
+    Ok(found)
+}
+
 /// The shape of an array, and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ArrayShape {

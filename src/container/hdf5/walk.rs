@@ -57,7 +57,8 @@ impl Walk<'_> {
         self.repeats += usize::from(!self.seen.insert(group.address));
         if self.repeats > MOST_REPEATS {
             return Err(Error::failed(format!(
-                "links lead to the same groups more than {MOST_REPEATS} times, at last to `{prefix}`"
+                "links lead to the same groups more than {MOST_REPEATS} times, at last to \
+                 `{prefix}`"
             ))
             .hint("write each group once"));
         }

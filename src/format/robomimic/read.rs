@@ -1,6 +1,6 @@
 //! Reads the HDF5 of robomimic and robosuite, one demonstration after the other.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, parts};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, gaps, parts};
 use crate::transfer::roundtrip::envelope::{self, EnvelopeLine};
 use crate::transfer::roundtrip::models::Models;
 
@@ -109,19 +109,9 @@ impl Demonstrations {
         schema: Option<&SchemaRef>,
     ) -> Result<IncomingTrajectory> {
         let mut attributes = Map::new();
-        let next = format!("next_{}", self.observation);
-        // Only the last of the next observations is needed: the others repeat observations of
-        // steps.
-        let mut next_rows = BTreeSet::new();
-        let mut choose = |name: &str, rows: u64| match name.strip_prefix(&next) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-                next_rows.insert(rows);
-                rows.saturating_sub(1)..rows
-            }
-            _ => 0..rows,
-        };
+        let name_of_next = format!("next_{}", self.observation);
         hdf5::attributes(group, &mut attributes)?;
-        let mut arrays = self.files.common.arrays(group, &mut choose)?;
+        let mut arrays = self.files.common.arrays(group, &mut hdf5::all_rows)?;
         let line = attributes
             .get(OURS)
             .and_then(Value::as_str)
@@ -152,12 +142,12 @@ impl Demonstrations {
                 .filter(|_| line.as_ref().is_some_and(|line| line.known_final));
             if let Some((field, mut values)) = arrays.remove(name) {
                 if let Some((_, next)) = next {
-                    values = arrow::compute::concat(&[values.as_ref(), next.as_ref()])?;
+                    values = arrow::compute::concat(&[values.as_ref(), last(&next).as_ref()])?;
                 }
                 arrays.insert(column.clone(), (field, values));
             }
         }
-        let [observation, next] = self.observations(&mut arrays, &next)?;
+        let [observation, next] = self.observations(&mut arrays, &name_of_next)?;
         // The writer named a single vector `observation`.
         let unwrapped = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
             Some(group)
@@ -200,13 +190,17 @@ impl Demonstrations {
                 count(length, "step")
             )));
         }
-        let next = next.map(|next| unwrapped(next).1).filter(|next| {
-            next.data_type() == observation.data_type()
-                && next_rows == BTreeSet::from([length as u64])
-        });
+        let next = next
+            .map(|next| unwrapped(next).1)
+            .filter(|next| next.data_type() == observation.data_type() && next.len() == length);
+        // The next observations of an export repeat its observations.
+        if let Some(found) = next.as_ref().filter(|_| line.is_none()) {
+            gaps::verify(&observation, found, self.observation, &name_of_next)?;
+        }
         let known_final = next.is_some() && line.as_ref().is_none_or(|line| line.known_final);
         if let Some(next) = next.filter(|_| known_final) {
-            observation = arrow::compute::concat(&[observation.as_ref(), next.as_ref()])?;
+            let last = last(&next);
+            observation = arrow::compute::concat(&[observation.as_ref(), last.as_ref()])?;
         }
         let mut trajectory = TrajectoryBuilder::new(length, known_final);
         trajectory.add(step::OBSERVATION, (field, observation), false)?;
@@ -270,8 +264,7 @@ impl Demonstrations {
         })
     }
 
-    /// Takes the observations out of `arrays`, and the last of the next observations, which are
-    /// under `next`.
+    /// Takes the observations out of `arrays`, and the next observations, which are under `next`.
     fn observations(&self, arrays: &mut ArrayColumns, next: &str) -> Result<[Taken; 2]> {
         let Some(observation) = parts::take(arrays, &self.options, step::OBSERVATION)? else {
             let observation = per_trajectory::take(arrays, self.observation)?;
@@ -325,6 +318,11 @@ impl Demonstrations {
             &options,
         )?)
     }
+}
+
+/// Returns the last row of a column.
+fn last(column: &ArrayRef) -> ArrayRef {
+    column.slice(column.len().saturating_sub(1), 1)
 }
 
 /// A column that was taken out of arrays.

@@ -1,5 +1,5 @@
-//! Facts about the videos of a folder: from metadata files, as Hugging Face's `datasets` reads them,
-//! and from the names of folders.
+//! Facts about the videos of a folder: from metadata files, as Hugging Face's `datasets` reads
+//! them, and from the names of folders.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};

@@ -27,7 +27,9 @@ use crate::dataset::schema::step;
 use crate::dataset::{Account, files};
 use crate::error::{Error, Result};
 use crate::transfer::read::table::Found;
-use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source, SourceVideo};
+use crate::transfer::read::{
+    Choice, IncomingTrajectory, Options, Reader, Source, SourceVideo, no_effect,
+};
 use crate::video::{self, Frames, Pictures, TOLERANCE, Timeline, Video};
 
 /// The registry entry.
@@ -105,6 +107,8 @@ struct VideoFolder {
     /// The path of each file in the folder.
     names: Vec<String>,
     facts: Facts,
+    /// The position of the column of frames.
+    camera: usize,
     frames: Frames,
     /// Height and width of the frames, if they are decoded.
     size: [usize; 2],
@@ -123,6 +127,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if !files::is_dir(path)? {
         return Err(Error::failed(format!("{} is no folder", path.display()))
             .hint("give the folder that holds the videos"));
+    }
+    if options.frames != options.frames.kind.into() {
+        let reason = "a step of a folder of videos refers to its frame exactly";
+        return Err(no_effect("frames: {at: …, tolerance: …}", reason));
     }
     if let Some(fps) = options.fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
         return Err(
@@ -172,7 +180,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint(format!("choose another name, such as `{CAMERA}`")),
         );
     }
-    let (field, size) = column(camera, options.frames, &found.files)?;
+    let (field, size) = column(camera, options.frames.kind, &found.files)?;
     let flag = |name: &str| Field::new(name, DataType::Boolean, false);
     let mut fields = vec![
         flag(step::TERMINATED),
@@ -199,7 +207,8 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         files: found.files,
         names,
         facts,
-        frames: options.frames,
+        camera: at,
+        frames: options.frames.kind,
         size,
         wanted: options.fps,
         rate: None,
@@ -307,7 +316,10 @@ impl VideoFolder {
         };
         let times: Vec<f64> = frames.iter().map(|frame| timeline.times[*frame]).collect();
         let rows = times.len();
-        let pixels = self.pixels(&self.files[at], key, times)?;
+        let camera = self.schema.field(self.camera).name();
+        let pixels = self
+            .pixels(&self.files[at], key, times)
+            .map_err(|error| error.at(format!("camera `{camera}`")))?;
         let flags = || -> ArrayRef { Arc::new(BooleanArray::from(vec![false; rows])) };
         let columns = self.schema.fields().iter().map(|field| -> ArrayRef {
             match field.name().as_str() {

@@ -1,6 +1,7 @@
 //! `derive`: columns of steps, computed by SQL expressions.
 
 mod actions;
+mod facts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +30,8 @@ pub(super) const STAGE: Stage = Stage {
 };
 
 /// Adds or replaces columns of `steps`, such as `{return_to_go: "returns_to_go(reward, 0.99)"}`.
-/// Each column is an SQL expression over the columns of `steps` and those listed before it. Besides
-/// SQL, these functions work along a trajectory and never read beyond its ends:
+/// Each column is an SQL expression over the columns of `steps`, those listed before it, and the
+/// columns of `trajectories` that do not follow from the steps, such as `source`. Besides SQL, these functions work along a trajectory and never read beyond its ends:
 ///
 /// - `next(x)`, `prev(x)`: the value one row later or earlier; null beyond the ends;
 /// - `returns_to_go(r, gamma)`: G_t = r_t + gamma G_{t+1}; with a list of discounts, a vector with
@@ -82,6 +83,8 @@ struct Derived {
     steps: SchemaRef,
     /// The column that keeps the actions that are replaced.
     kept: Option<Field>,
+    /// The columns of trajectories that the expressions read.
+    facts: Vec<String>,
     /// The columns that the replacement of actions reads.
     replaced: Vec<&'static str>,
 }
@@ -112,7 +115,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         ),
     };
     let may_replace = !matches!(replace_actions, Replace::May(false));
-    let (mut steps, mut columns) = (context.steps.clone(), Vec::new());
+    let (mut steps, mut columns, mut facts) = (context.steps.clone(), Vec::new(), Vec::new());
     if let Some(kept) = &kept {
         steps = with_field(&steps, kept.clone()).0;
     }
@@ -131,8 +134,10 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             }
             name => refuse_fixed(name, "derived").map_err(|misfit| misfit.at(name))?,
         }
-        let expression = Expression::bind(sql, &steps, Some(Edge::Null))
+        let expression = Expression::bind(sql, &facts::beside(&steps, context), Some(Edge::Null))
             .map_err(|misfit| Misfit::from(misfit).at(name))?;
+        let read = expression.columns().iter();
+        facts.extend(read.filter(|name| steps.index_of(name).is_err()).cloned());
         let flag = [step::TERMINATED, step::TRUNCATED].contains(&name.as_str());
         if !fits(name, expression.data_type()) {
             let wanted = if flag { "true or false" } else { "a number" };
@@ -159,6 +164,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         columns,
         steps: Arc::new(steps),
         kept,
+        facts,
         replaced,
     })
 }
@@ -184,7 +190,7 @@ impl Transform for Derived {
                 .iter()
                 .filter(|column| !made.contains(&column.as_str()));
             let new: Vec<String> = new
-                .filter(|column| !reads.contains(column))
+                .filter(|column| !reads.contains(column) && !self.facts.contains(column))
                 .cloned()
                 .collect();
             reads.extend(new);
@@ -199,7 +205,8 @@ impl Transform for Derived {
             block = block.with_step_column(kept.clone(), action)?;
         }
         for (field, expression) in &self.columns {
-            let column = expression.evaluate(&block.steps, &block.offsets)?;
+            let steps = facts::joined(&block, expression.columns())?;
+            let column = expression.evaluate(&steps, &block.offsets)?;
             if field.name() == step::ACTION {
                 block = actions::replaced(block, field, &column, tally)?;
                 continue;
@@ -255,6 +262,30 @@ mod tests {
             .iter()
             .collect();
         assert_eq!(more, [Some(2.0), Some(6.0), None, None]);
+    }
+
+    #[test]
+    fn every_step_has_the_facts_about_its_trajectory() {
+        let derived = fixture::transform(&STAGE, r#"{"from": "concat(uid, '/', step)"}"#);
+        assert_eq!(derived.reads(), Some(vec!["step".to_owned()]));
+        let block = fixture::block(&[(1, 1, true), (2, 2, false)]);
+        let uids = block.trajectories.column_by_name("uid").unwrap();
+        let uid = |row: usize| uids.as_string::<i32>().value(row).to_owned();
+        let expected = [(0, 0), (0, 1), (1, 0), (1, 1)];
+        let expected = expected.map(|(row, step)| format!("{}/{step}", uid(row)));
+        let after = derived.apply(block, &mut Tally::default()).unwrap();
+        assert_eq!(after.steps.schema(), derived.steps());
+        let from = after.steps.column_by_name("from").unwrap();
+        let from: Vec<&str> = from.as_string::<i32>().iter().flatten().collect();
+        assert_eq!(from, expected);
+        // The stages before may have changed steps, and with them what follows from the steps.
+        let misfit = fixture::misfit(
+            &STAGE,
+            r#"{"x": "length"}"#,
+            None,
+            &fixture::trajectories_schema(),
+        );
+        assert_eq!(misfit.message, "unknown column `length`");
     }
 
     #[test]

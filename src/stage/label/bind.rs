@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::columns::Written;
+use super::frames::{frames_around, shows_frames};
 use super::options::Label;
 use super::outputs::{Output, chosen_action, clip, output};
 use super::{Action, Labeller};
@@ -16,12 +17,15 @@ use crate::dataset::schema::{step, type_name};
 use crate::expr::{self, Expression};
 use crate::model::{Port, Spec};
 use crate::stage::support::infer::bind::{
-    Accepted, batch, blame, cells, check_inputs, feeds, input, numbers, property, row_shape, specs,
+    Accepted, batch, blame, check_inputs, feeds, input, numbers, property, specs,
 };
+use crate::stage::support::infer::frame_inputs::Binding;
 use crate::stage::support::infer::names::quoted;
+use crate::stage::support::infer::pixels::FrameOptions;
+use crate::stage::support::infer::shape::{cells, row_shape};
 use crate::stage::support::infer::state::{State, fed_back, geometry, others, states, suspected};
 use crate::stage::support::infer::windows::{Edge, Window};
-use crate::stage::support::infer::{Ensemble, Input};
+use crate::stage::support::infer::{Ensemble, Input, Of};
 use crate::stage::{Bound, Context, Misfit, options};
 
 /// Column with the number of overlapping predictions that a label was reduced from.
@@ -57,7 +61,7 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
             .at("state"));
     }
     let (inputs, rows) = feed(&label, context.steps, spec, &states, edge)?;
-    let batch = batch(label.batch, spec, &states, context)?;
+    let batch = batch(label.batch, spec, (&inputs, &rows), &states, context)?;
     let output = output(&label, context.steps, spec)?;
     let clip = clip(&label, spec, &output)?;
     let written = written(&label, context.steps, &output, specs.len())?;
@@ -124,7 +128,43 @@ fn feed(
     let read: Vec<usize> = std::iter::once(action).chain(fed_back(states)).collect();
     match (&label.inputs, others(spec, states).as_slice()) {
         (_, []) => Err(Misfit::new("the model has no input to feed").at("model")),
-        (Some(inputs), ports) => named(inputs, steps, (spec, ports, &read), edge),
+        (Some(inputs), ports) => {
+            let around = label
+                .window
+                .as_ref()
+                .map(|window| (window.past, window.future));
+            let around = around.filter(|around| *around != (None, None));
+            let binding = Binding {
+                steps,
+                along: expr::Edge::Null,
+                window: None,
+                around: around.map(|(past, future)| (past.unwrap_or(0), future.unwrap_or(0))),
+                pixels: None,
+                recurrent: !states.is_empty(),
+            };
+            FrameOptions::check(label.frames.as_ref(), ports)?;
+            named(
+                inputs,
+                (binding, label.frames.as_ref()),
+                (spec, ports, &read),
+                edge,
+            )
+        }
+        (None, [port]) if shows_frames(label, steps) && edge != Edge::Ssorl => {
+            FrameOptions::check(label.frames.as_ref(), &[*port])?;
+            let (past, future) = frames_around(label, spec, port)?;
+            let binding = Binding {
+                steps,
+                along: along(edge)?,
+                window: Some((past, future, edge)),
+                around: Some((past, future)),
+                pixels: label.frames.as_ref().and_then(|frames| frames.of(port)),
+                recurrent: !states.is_empty(),
+            };
+            let bound = input(step::OBSERVATION, port, binding);
+            let (input, row) = bound.map_err(|misfit| misfit.at("model"))?;
+            Ok((vec![input], vec![row]))
+        }
         (None, [port]) => window(label, steps, spec, port, edge),
         (None, ports) => {
             if let Some(misfit) = suspected(ports, spec, &read) {
@@ -151,32 +191,43 @@ fn feed(
     }
 }
 
-fn named(
-    inputs: &BTreeMap<String, String>,
-    steps: &Schema,
-    (spec, ports, read): (&Spec, &[&Port], &[usize]),
-    edge: Edge,
-) -> Result<Feed, Misfit> {
-    let along = match edge {
-        Edge::Repeat => expr::Edge::Repeat,
-        Edge::Zero => expr::Edge::Zero,
-        Edge::Skip => expr::Edge::Null,
+/// Returns what `next` and `prev` are beyond the ends of a trajectory.
+fn along(edge: Edge) -> Result<expr::Edge, Misfit> {
+    match edge {
+        Edge::Repeat => Ok(expr::Edge::Repeat),
+        Edge::Zero => Ok(expr::Edge::Zero),
+        Edge::Skip => Ok(expr::Edge::Null),
         Edge::Ssorl => {
             let message = "`edge: ssorl` applies to a flattened window, but `inputs` feeds each \
                            input of the model by itself";
-            return Err(Misfit::new(message)
+            Err(Misfit::new(message)
                 .help("use repeat, zero or skip")
                 .at("edge")
-                .at("window"));
+                .at("window"))
         }
-    };
+    }
+}
+
+fn named(
+    inputs: &BTreeMap<String, String>,
+    (binding, frames): (Binding, Option<&FrameOptions>),
+    (spec, ports, read): (&Spec, &[&Port], &[usize]),
+    edge: Edge,
+) -> Result<Feed, Misfit> {
+    let along = along(edge)?;
     check_inputs(inputs.keys().map(String::as_str), ports, spec, read)?;
     let at = |misfit: Misfit, port: &Port| misfit.at(port.name.as_str()).at("inputs");
     let bound = ports
         .iter()
         .filter_map(|port| inputs.get(&port.name).map(|sql| (*port, sql)));
-    let bound = bound
-        .map(|(port, sql)| input(sql, port, steps, along, None).map_err(|misfit| at(misfit, port)));
+    let bound = bound.map(|(port, sql)| {
+        let binding = Binding {
+            along,
+            pixels: frames.and_then(|frames| frames.of(port)),
+            ..binding
+        };
+        input(sql, port, binding).map_err(|misfit| at(misfit, port))
+    });
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
@@ -302,7 +353,7 @@ fn window(
     let expression = Expression::bind(step::OBSERVATION, steps, Some(expr::Edge::Null))?;
     let input = Input {
         name: port.name.clone(),
-        expression,
+        of: Of::Expression(expression),
         element: port.element,
         width,
         window: Some(window),
@@ -402,7 +453,7 @@ fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
     names.extend(
         inputs
             .iter()
-            .flat_map(|input| input.expression.columns())
+            .flat_map(|input| input.columns())
             .map(String::as_str),
     );
     names.extend(
@@ -716,10 +767,8 @@ mod tests {
                 trajectories: &trajectories,
                 models: &models,
             };
-            labeller(&json!({"model": "current"}), &context)
-                .unwrap()
-                .ensemble
-                .depends()
+            let labeller = labeller(&json!({"model": "current"}), &context).unwrap();
+            labeller.ensemble.depends(&labeller.inputs)
         };
         let known = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let rten = depends(Runtime::embedded());

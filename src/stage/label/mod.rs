@@ -7,6 +7,7 @@ mod bind;
 mod columns;
 #[cfg(test)]
 mod fakes;
+mod frames;
 mod options;
 mod outputs;
 mod reduce;
@@ -74,10 +75,7 @@ impl Labeller {
     /// Whether the model runs at a row. With `edge: skip`, it does not where its input reaches
     /// beyond the trajectory.
     fn possible(&self, spans: &[Span], columns: &[Column], slot: &Slot) -> bool {
-        let possible = |(input, column): (&Input, &Column)| match input.window {
-            Some(window) => window.fits(&spans[slot.span], slot.row),
-            None => !column.is_null(slot.row),
-        };
+        let possible = |(input, column): (&Input, &Column)| input.fits(column, spans, slot);
         self.edge != Edge::Skip || self.inputs.iter().zip(columns).all(possible)
     }
 
@@ -112,14 +110,20 @@ impl Labeller {
     }
 
     /// Runs the models at `slots`.
-    fn predict(&self, spans: &[Span], columns: &[Column], slots: &[Slot]) -> Result<Predictions> {
+    fn predict(
+        &self,
+        block: &Block,
+        spans: &[Span],
+        columns: &[Column],
+        slots: &[Slot],
+    ) -> Result<Predictions> {
         let cells = self.horizon.length * self.horizon.width;
         let room = || Vec::with_capacity(slots.len() * cells * self.ensemble.specs.len());
         let outputs = self.outputs;
         let mut made: Vec<Vec<f64>> = (0..outputs).map(|_| room()).collect();
         self.ensemble.predict(
-            &self.inputs,
-            columns,
+            block,
+            (&self.inputs, columns),
             spans,
             slots,
             &vec![cells; outputs],
@@ -137,7 +141,7 @@ impl Labeller {
         &self,
         block: Block,
         tally: &mut Tally,
-        predict: impl FnOnce(&[Span], &[Column], &[Slot]) -> Result<Predictions>,
+        predict: impl FnOnce(&Block, &[Span], &[Column], &[Slot]) -> Result<Predictions>,
     ) -> Result<Block> {
         let is_final = block.is_final()?;
         let spans = spans(&block, is_final);
@@ -165,7 +169,7 @@ impl Labeller {
             });
             let rows = self.ensemble.rows(&spans, &slots);
             self.refuse_nulls(&block, &spans, &columns, &rows)?;
-            let made = predict(&spans, &columns, &slots)?;
+            let made = predict(&block, &spans, &columns, &slots)?;
             let reduced = reduce::reduce(
                 &self.horizon,
                 &spans,
@@ -382,6 +386,10 @@ impl Transform for Labeller {
         Some(self.reads.clone())
     }
 
+    fn pulls(&self) -> Vec<String> {
+        infer::pulls(&self.inputs)
+    }
+
     fn prepare(&self, workers: usize) -> Result<()> {
         self.ensemble.prepare(workers)
     }
@@ -403,12 +411,12 @@ impl Transform for Labeller {
     }
 
     fn depends(&self) -> BTreeMap<String, String> {
-        self.ensemble.depends()
+        self.ensemble.depends(&self.inputs)
     }
 
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
-        self.label(block, tally, |spans, columns, slots| {
-            self.predict(spans, columns, slots)
+        self.label(block, tally, |block, spans, columns, slots| {
+            self.predict(block, spans, columns, slots)
         })
     }
 }
@@ -474,7 +482,7 @@ mod tests {
         let schema = steps(Some(vector(DataType::Float32, 2)));
         let stage = bound(&schema, options).unwrap();
         let mut tally = Tally::default();
-        let result = stage.label(block(&schema), &mut tally, |_, _, slots| {
+        let result = stage.label(block(&schema), &mut tally, |_, _, _, slots| {
             let means = slots
                 .iter()
                 .flat_map(|slot| [at(slot.row).unwrap_or(slot.row as f64), -(slot.row as f64)])

@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::reduce::Reduce;
 use crate::stage::support::infer::bind::{Files, Precision};
+use crate::stage::support::infer::described;
+use crate::stage::support::infer::pixels::FrameOptions;
 use crate::stage::support::infer::state::Carried;
 use crate::stage::support::infer::windows::WindowOptions;
 use crate::stage::support::limit::Limit;
@@ -31,19 +33,17 @@ pub(super) struct Label {
     /// the ends of a trajectory, `next` and `prev` follow `window: {edge: …}`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, String>>,
-    /// State of a recurrent model: the output that each state input takes its values from at the
-    /// next step, such as `{h: h_out}`. It is zero at the first step of a trajectory, or what
-    /// `start` says, as in `{h: {output: h_out, start: 0.5}}`.
     #[serde(default)]
+    #[schemars(description = described::FRAMES)]
+    pub(super) frames: Option<FrameOptions>,
+    #[serde(default)]
+    #[schemars(description = described::STATE)]
     pub(super) state: BTreeMap<String, Carried>,
-    /// Types that the model computes in: `declared`, or `float32` to accept that the embedded
-    /// runtime, which has no float64, float16 and int64, computes in float32 and int32. Default:
-    /// `declared`.
     #[serde(default)]
+    #[schemars(description = described::PRECISION)]
     pub(super) precision: Precision,
-    /// Whether the model may draw random numbers and have layers in training mode. A repeated run
-    /// may then write other values. Default: false.
     #[serde(default)]
+    #[schemars(description = described::ALLOW_RANDOM)]
     pub(super) allow_random: bool,
     /// Outputs of the model that are read, such as `{action: mean, std: std}`.
     #[serde(default)]
@@ -64,10 +64,8 @@ pub(super) struct Label {
     /// was recorded. With `into`, no action changes: every step gets a label. Default: false.
     #[serde(default)]
     pub(super) relabel: bool,
-    /// Rows per batch. The last bits of labels may depend on it. Default: the model's own batch
-    /// size if it is fixed, else 64 for a recurrent model, 512 on a CPU and 16384 on a GPU.
     #[serde(default)]
-    #[schemars(range(min = 1))]
+    #[schemars(description = described::BATCH, range(min = 1))]
     pub(super) batch: Option<usize>,
     /// What to do with a label that is not finite. Default: `error`.
     #[serde(default, deserialize_with = "non_finite")]

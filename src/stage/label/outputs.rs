@@ -10,8 +10,9 @@ use super::reduce::{Horizon, Reduce};
 use crate::dataset::schema::{step, type_name, vector, width};
 use crate::model::{Element, Port, Spec};
 use crate::stage::Misfit;
-use crate::stage::support::infer::bind::{Files, blame, cells, property};
+use crate::stage::support::infer::bind::{Files, blame, property};
 use crate::stage::support::infer::names::did_you_mean;
+use crate::stage::support::infer::shape::cells;
 use crate::stage::support::limit::Limit;
 
 /// The meaning of the model's outputs.

@@ -13,8 +13,11 @@ use crate::dataset::schema::{step, type_name, vector};
 use crate::expr;
 use crate::model::{Element, Port, Spec};
 use crate::stage::support::columns::{fits, refuse_fixed};
-use crate::stage::support::infer::bind::{Accepted, batch, cells, check_inputs, input, specs};
+use crate::stage::support::infer::bind::{Accepted, batch, check_inputs, input, specs};
+use crate::stage::support::infer::frame_inputs::Binding;
 use crate::stage::support::infer::names::{did_you_mean, quoted};
+use crate::stage::support::infer::pixels::FrameOptions;
+use crate::stage::support::infer::shape::cells;
 use crate::stage::support::infer::state::{
     Carried, State, fed_back, geometry, others, states, suspected,
 };
@@ -31,7 +34,7 @@ pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let spec = &specs[0];
     let states = states(&given.state, spec)?;
     let (inputs, rows) = feeds(&given, context.steps, spec, &states)?;
-    let batch = batch(given.batch, spec, &states, context)?;
+    let batch = batch(given.batch, spec, (&inputs, &rows), &states, context)?;
     let (outputs, cells, written) = outputs(&given, spec, specs.len())?;
     let mut steps = context.steps.clone();
     for column in &written {
@@ -102,7 +105,17 @@ fn feeds(
     let fed = ports
         .iter()
         .filter_map(|port| fed.get(&port.name).map(|fed| (*port, fed)));
+    let frames = given.frames.as_ref();
+    FrameOptions::check(frames, &ports)?;
     let bound = fed.map(|(port, fed)| {
+        let binding = Binding {
+            steps,
+            along,
+            window: None,
+            around: None,
+            pixels: frames.and_then(|frames| frames.of(port)),
+            recurrent: !states.is_empty(),
+        };
         let own = |misfit: Misfit| {
             if given.inputs.is_some() {
                 misfit.at(port.name.as_str()).at("inputs")
@@ -111,10 +124,14 @@ fn feeds(
             }
         };
         match fed {
-            Fed::Row(sql) => input(sql, port, steps, along, None).map_err(own),
+            Fed::Row(sql) => input(sql, port, binding).map_err(own),
             Fed::Window(window) => {
-                let around = Some((window.past, window.future, edge));
-                input(&window.of, port, steps, along, around).map_err(|misfit| own(misfit.at("of")))
+                let binding = Binding {
+                    window: Some((window.past, window.future, edge)),
+                    around: Some((window.past, window.future)),
+                    ..binding
+                };
+                input(&window.of, port, binding).map_err(|misfit| own(misfit.at("of")))
             }
         }
     });

@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use self::options::{NonFinite, Reduce, Score};
 use super::support::columns::changed;
 use super::support::infer::windows::{Slot, Span};
-use super::support::infer::{Column, Ensemble, Input, columns, place, spans, unknown};
+use super::support::infer::{Column, Ensemble, Input, Of, columns, place, pulls, spans, unknown};
 use super::support::rank;
 use super::{Changes, Counted, Stage, Tally, Transform};
 use crate::dataset::Block;
@@ -59,10 +59,11 @@ impl Scorer {
     /// Whether all inputs are known at a row.
     fn possible(&self, spans: &[Span], columns: &[Column], slot: &Slot) -> bool {
         self.inputs.iter().zip(columns).all(|(input, column)| {
-            let fits = input
-                .window
-                .is_none_or(|window| !self.skips || window.fits(&spans[slot.span], slot.row));
-            fits && unknown(input, column, spans, slot).is_none()
+            let inside = match (&input.of, input.window) {
+                (Of::Expression(_), None) => true,
+                _ => !self.skips || input.fits(column, spans, slot),
+            };
+            inside && unknown(input, column, spans, slot).is_none()
         })
     }
 
@@ -197,11 +198,17 @@ impl Transform for Scorer {
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let expressions: Vec<_> = self.inputs.iter().map(|input| &input.expression).collect();
-        Some(rank::reads(
-            &expressions,
-            &[step::TRAJECTORY_ID, step::STEP, step::IS_FINAL],
-        ))
+        let mut names = rank::reads(&[], &[step::TRAJECTORY_ID, step::STEP, step::IS_FINAL]);
+        for name in self.inputs.iter().flat_map(Input::columns) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        Some(names)
+    }
+
+    fn pulls(&self) -> Vec<String> {
+        pulls(&self.inputs)
     }
 
     fn prepare(&self, workers: usize) -> Result<()> {
@@ -213,7 +220,7 @@ impl Transform for Scorer {
     }
 
     fn depends(&self) -> BTreeMap<String, String> {
-        self.ensemble.depends()
+        self.ensemble.depends(&self.inputs)
     }
 
     fn apply(&self, mut block: Block, tally: &mut Tally) -> Result<Block> {
@@ -250,8 +257,8 @@ impl Transform for Scorer {
             .map(|cells| Vec::with_capacity(slots.len() * cells * self.ensemble.specs.len()))
             .collect();
         self.ensemble.predict(
-            &self.inputs,
-            &columns,
+            &block,
+            (&self.inputs, &columns),
             &spans,
             &slots,
             &self.cells,

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use crate::stage::support::infer::bind::{Files, Precision};
+use crate::stage::support::infer::described;
+use crate::stage::support::infer::pixels::FrameOptions;
 use crate::stage::support::infer::state::Carried;
 
 /// Adds or replaces columns of `steps` with the outputs of any ONNX model: rewards, values,
@@ -25,19 +27,17 @@ pub(super) struct Score {
     /// `observation`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, Fed>>,
-    /// State of a recurrent model: the output that each state input takes its values from at the
-    /// next step, such as `{h: h_out}`. It is zero at the first step of a trajectory, or what
-    /// `start` says, as in `{h: {output: h_out, start: 0.5}}`.
     #[serde(default)]
+    #[schemars(description = described::FRAMES)]
+    pub(super) frames: Option<FrameOptions>,
+    #[serde(default)]
+    #[schemars(description = described::STATE)]
     pub(super) state: BTreeMap<String, Carried>,
-    /// Types that the model computes in: `declared`, or `float32` to accept that the embedded
-    /// runtime, which has no float64, float16 and int64, computes in float32 and int32. Default:
-    /// `declared`.
     #[serde(default)]
+    #[schemars(description = described::PRECISION)]
     pub(super) precision: Precision,
-    /// Whether the model may draw random numbers and have layers in training mode. A repeated run
-    /// may then write other values. Default: false.
     #[serde(default)]
+    #[schemars(description = described::ALLOW_RANDOM)]
     pub(super) allow_random: bool,
     /// What stands for values beyond the ends of a trajectory, in windows and in `next` and `prev`.
     /// Default: `skip`.
@@ -51,10 +51,8 @@ pub(super) struct Score {
     /// How the values of an ensemble become one, unless `outputs` says otherwise. Default: `mean`.
     #[serde(default)]
     pub(super) reduce: Reduce,
-    /// Rows per batch. The last bits of scores may depend on it. Default: the model's own batch
-    /// size if it is fixed, else 64 for a recurrent model, 512 on a CPU and 16384 on a GPU.
     #[serde(default)]
-    #[schemars(range(min = 1))]
+    #[schemars(description = described::BATCH, range(min = 1))]
     pub(super) batch: Option<usize>,
     /// What to do with a score that is not finite. Default: `error`.
     #[serde(default, deserialize_with = "non_finite")]

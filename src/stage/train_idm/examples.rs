@@ -8,7 +8,7 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::model::Element;
 use crate::stage::support::infer::windows::{Edge, Slot, Span, Window, fill};
-use crate::stage::support::infer::{Column, Values, place, spans};
+use crate::stage::support::infer::{Numbers, Values, place, spans};
 use crate::train::{Examples, Head, Part};
 
 impl TrainIdm {
@@ -53,7 +53,7 @@ impl TrainIdm {
             |slot: &Slot| window.edge != Edge::Skip || window.fits(&spans[slot.span], slot.row);
         let slots: Vec<Slot> = rows.filter(|slot| wanted(slot.row) && fits(slot)).collect();
 
-        let observation = Column::new(
+        let observation = Numbers::new(
             column(step::OBSERVATION).ok_or_else(|| missing(step::OBSERVATION))?,
             Element::F32,
         )?;
@@ -90,7 +90,7 @@ impl TrainIdm {
     ) -> Result<Vec<f32>> {
         let discrete = self.options.head == Head::Categorical;
         // float64 holds every class exactly.
-        let column = Column::new(action, Element::F64)?;
+        let column = Numbers::new(action, Element::F64)?;
         let Values::F64(values) = &column.values else {
             return Err(Error::failed("actions are not numbers"));
         };
@@ -151,7 +151,7 @@ fn ensure_finite(
     window: &Window,
     spans: &[Span],
     slots: &[Slot],
-    (observation, values): (&Column, &[f32]),
+    (observation, values): (&Numbers, &[f32]),
 ) -> Result<()> {
     let width = window.width;
     for slot in slots {

@@ -51,6 +51,21 @@ pub(crate) mod names {
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 
+/// Whether arrays of a name are recognised as parts of trajectories.
+pub(crate) fn is_role(name: &str) -> bool {
+    use names::{ACTION, OBSERVATION, REWARD, SPLIT, START, TERMINATED, TRUNCATED};
+    let roles = [
+        OBSERVATION,
+        ACTION,
+        REWARD,
+        TERMINATED,
+        TRUNCATED,
+        START,
+        SPLIT,
+    ];
+    roles.iter().any(|names| names.contains(&name))
+}
+
 /// Reads the next `rows` rows as the column `field`; `last` says whether a final row follows.
 pub(crate) fn column(
     array: &mut StoredArray,
@@ -189,16 +204,58 @@ impl ArrayReader for Joined {
     }
 }
 
+/// The most arrays that are listed.
+const MOST_LISTED: usize = 24;
+
 /// Lists the arrays of a file, for a hint.
 pub(crate) fn listing(arrays: &[StoredArray]) -> String {
-    let arrays: Vec<String> = arrays
-        .iter()
-        .map(|array| format!("`{}` {}", array.layout.name, array.layout.shape()))
-        .collect();
     if arrays.is_empty() {
         return "the file holds no arrays".to_owned();
     }
-    format!("the file holds {}", arrays.join(", "))
+    let shown: Vec<String> = arrays
+        .iter()
+        .take(MOST_LISTED)
+        .map(|array| format!("`{}` {}", array.layout.name, array.layout.shape()))
+        .collect();
+    let more = match arrays.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the file holds {}{more}", shown.join(", "))
+}
+
+/// Whether arrays are named as the observations, and the actions, rewards or ends of trajectories
+/// that follow one another. `rows` returns the number of rows of the array of a name, if there is
+/// one.
+///
+/// # Errors
+/// Returns the errors of `rows`.
+pub(crate) fn are_trajectories(rows: impl Fn(&str) -> Result<Option<u64>>) -> Result<bool> {
+    let first = |names: &[&str]| -> Result<Option<u64>> {
+        for name in names {
+            if let Some(rows) = rows(name)? {
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    };
+    let Some(observations) = first(names::OBSERVATION)? else {
+        return Ok(false);
+    };
+    let beside = [
+        names::ACTION,
+        names::REWARD,
+        names::TERMINATED,
+        names::TRUNCATED,
+        names::START,
+    ];
+    for names in beside {
+        if first(names)? == Some(observations) {
+            return Ok(true);
+        }
+    }
+    // With the place of each end, there are more observations than actions.
+    Ok(first(names::SPLIT)?.is_some() && first(names::ACTION)?.is_some())
 }
 
 /// Returns `array` if it holds numbers or booleans.

@@ -59,6 +59,34 @@ fn same_numbers(a: &ArrayRef, b: &ArrayRef) -> Result<bool> {
     Ok(a.len() == b.len() && a.values().iter().zip(b.values()).all(same))
 }
 
+/// Verifies that there is no break in a trajectory that is stored by itself, whose observations and
+/// next observations are the arrays or columns of the names `own` and `following`.
+///
+/// # Errors
+/// Returns an error that names the first break, and the number of breaks.
+pub(crate) fn verify(
+    observation: &ArrayRef,
+    next: &ArrayRef,
+    own: &str,
+    following: &str,
+) -> Result<()> {
+    let breaks = gaps(observation, next)?;
+    let Some(row) = breaks.first().copied() else {
+        return Ok(());
+    };
+    Err(Error::failed(format!(
+        "`{following}` is {} at step {row}, but `{own}` is {} at step {} ({} in all)",
+        brief(&next.slice(row, 1)),
+        brief(&observation.slice(row + 1, 1)),
+        row + 1,
+        count(breaks.len(), "such place")
+    ))
+    .hint(format!(
+        "the trajectory may be joined from several: correct it in the source, or read it as one \
+         without its next observations, with `--skip '{following}'`"
+    )))
+}
+
 /// Returns the error for breaks that the source does not mark, the first of them between the two
 /// values. Each value comes with its name and its place.
 pub(crate) fn unmarked(

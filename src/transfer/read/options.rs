@@ -72,10 +72,11 @@ pub struct Options {
     /// shown at its time. Default: those of the files
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fps: Option<f64>,
-    /// How to read the frames of LeRobot's videos. Default: `reference`. Decoding needs a build
-    /// with the Cargo feature `video`
+    /// How to read the frames of videos: `reference`, `array` or `png`. Default: `reference`.
+    /// Decoding needs a build with the Cargo feature `video`. A map also says which frame of a
+    /// LeRobot video belongs to a step: `{as: array, at: index, tolerance: 0.01}`
     #[serde(skip_serializing_if = "at_default")]
-    pub frames: Frames,
+    pub frames: FrameOptions,
     /// How an imported dataset gets the videos that its rows refer to. It changes no row, unless
     /// references stay relative to the source. Default: `link`
     #[serde(skip)]
@@ -139,11 +140,104 @@ impl Options {
             .into_iter()
             .map(|(name, value)| (name, text(value)))
             .collect();
-        if self.frames != Frames::Reference {
+        if self.frames.kind != Frames::Reference {
             depends.push(("frames by".to_owned(), video::version()?));
         }
         Ok(depends)
     }
+}
+
+/// How the frames of videos are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "FrameForm", into = "FrameForm")]
+#[schemars(with = "FrameForm")]
+pub struct FrameOptions {
+    /// How they are stored.
+    pub kind: Frames,
+    /// Which frame belongs to a step.
+    pub at: FramesAt,
+    /// The most seconds between the time of a step and that of its frame; LeRobot's 0.0001 if
+    /// `None`.
+    pub tolerance: Option<f64>,
+}
+
+impl From<Frames> for FrameOptions {
+    fn from(kind: Frames) -> FrameOptions {
+        FrameOptions {
+            kind,
+            ..FrameOptions::default()
+        }
+    }
+}
+
+/// [`FrameOptions`] as they are written.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum FrameForm {
+    Kind(Frames),
+    Map(FrameMap),
+}
+
+/// [`FrameOptions`] as a map.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct FrameMap {
+    /// How the frames are stored. Default: `reference`
+    #[serde(rename = "as", default, skip_serializing_if = "at_default")]
+    kind: Frames,
+    /// Which frame of a LeRobot video belongs to a step. Default: `timestamp`
+    #[serde(default, skip_serializing_if = "at_default")]
+    at: FramesAt,
+    /// Most seconds between the time of a step and that of its frame; the nearest frame counts.
+    /// Default: 0.0001
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tolerance: Option<f64>,
+}
+
+impl From<FrameForm> for FrameOptions {
+    fn from(form: FrameForm) -> FrameOptions {
+        match form {
+            FrameForm::Kind(kind) => kind.into(),
+            FrameForm::Map(FrameMap {
+                kind,
+                at,
+                tolerance,
+            }) => FrameOptions {
+                kind,
+                at,
+                tolerance,
+            },
+        }
+    }
+}
+
+impl From<FrameOptions> for FrameForm {
+    fn from(options: FrameOptions) -> FrameForm {
+        let FrameOptions {
+            kind,
+            at,
+            tolerance,
+        } = options;
+        match options == kind.into() {
+            true => FrameForm::Kind(kind),
+            false => FrameForm::Map(FrameMap {
+                kind,
+                at,
+                tolerance,
+            }),
+        }
+    }
+}
+
+/// Which frame of a LeRobot video belongs to a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FramesAt {
+    /// The one that is shown at the step's `timestamp`.
+    #[default]
+    Timestamp,
+    /// The one with the step's number in its episode, at the rate of the dataset.
+    Index,
 }
 
 /// The first axes of the arrays of a dataset.

@@ -259,6 +259,17 @@ impl<'w> OutgoingDataset<'w> {
         self.passes.dataset.source_video(path)
     }
 
+    /// Returns the same file after verifying its bytes, if the dataset owns it and this process has
+    /// not done so already.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::video`], and an error if the bytes are not those that the
+    /// manifest lists.
+    pub(crate) fn verified_video(&self, path: &str) -> Result<PathBuf> {
+        self.passes.dataset.verify_video(path)?;
+        self.video(path)
+    }
+
     /// Returns the table of models that codes point into; `None` unless codes are written in place
     /// of `action_model`.
     pub(crate) fn models(&self) -> Option<&Models> {

@@ -2,18 +2,21 @@
 
 use std::path::Path;
 
-use arrow::array::{ArrayRef, Float64Array};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::Field;
+
+use super::convert::{numbered, timestamps};
 
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::info::{Feature, Info};
+use crate::transfer::read::{FrameOptions, FramesAt, no_effect};
 use crate::video::Frames;
 use crate::video::{self, Pictures, TOLERANCE, Video};
 
 /// The video features of a dataset, each with its open file.
 pub(crate) struct Cameras {
-    frames: Frames,
+    options: FrameOptions,
     cameras: Vec<Camera>,
 }
 
@@ -27,11 +30,22 @@ struct Camera {
 impl Cameras {
     /// Opens the first video of each feature to learn the size of its frames, unless all features
     /// stay references.
-    pub(crate) fn new(info: &Info, episodes: &[Episode], frames: Frames) -> Result<Cameras> {
+    pub(crate) fn new(info: &Info, episodes: &[Episode], options: FrameOptions) -> Result<Cameras> {
+        let is_wrong = |tolerance: &f64| !tolerance.is_finite() || *tolerance <= 0.0;
+        if let Some(tolerance) = options.tolerance.filter(is_wrong) {
+            return Err(Error::usage(format!(
+                "`tolerance` is {tolerance}, but it must be more than 0"
+            ))
+            .hint("give a number of seconds, such as 0.02"));
+        }
         let features: Vec<_> = info.videos().collect();
-        if frames == Frames::Reference {
+        if features.is_empty() && options != options.kind.into() {
+            let reason = "no feature of the dataset is a video";
+            return Err(no_effect("frames: {at: …, tolerance: …}", reason));
+        }
+        if options.kind == Frames::Reference {
             return Ok(Cameras {
-                frames,
+                options,
                 cameras: features
                     .iter()
                     .map(|_| Camera {
@@ -73,12 +87,62 @@ impl Cameras {
             Err(first.unwrap_or_else(|| Error::failed("the dataset has no episodes")))
         };
         Ok(Cameras {
-            frames,
+            options,
             cameras: features
                 .iter()
                 .enumerate()
                 .map(camera)
                 .collect::<Result<_>>()?,
+        })
+    }
+
+    /// The most seconds between the time of a row and that of its frame.
+    fn tolerance(&self) -> f64 {
+        self.options.tolerance.unwrap_or(TOLERANCE)
+    }
+
+    /// Returns the tolerance that the user gave, in seconds.
+    pub(crate) fn given_tolerance(&self) -> Option<f64> {
+        self.options.tolerance
+    }
+
+    /// Returns where the frames of the video feature `name`, which has the number `at`, are: the
+    /// file, relative to the dataset, and the time of each row's frame in it, in seconds;
+    /// `None` if the episode has no video of the feature.
+    pub(crate) fn locate(
+        &self,
+        info: &Info,
+        name: &str,
+        at: usize,
+        episode: &Episode,
+        table: &RecordBatch,
+    ) -> Result<Option<(String, Float64Array)>> {
+        let Some((path, from)) = info.video_file(episode, at, name)? else {
+            return Ok(None);
+        };
+        let times = match self.options.at {
+            FramesAt::Timestamp => timestamps(info, table)?,
+            FramesAt::Index => numbered(info, table),
+        };
+        Ok(Some((path, times.unary(|time| from + time))))
+    }
+
+    /// Returns what to do about an episode whose times differ from those of the frames by a
+    /// constant; `None` if they do not.
+    pub(crate) fn offset(&self, info: &Info, table: &RecordBatch) -> Option<String> {
+        if self.options.at == FramesAt::Index {
+            return None;
+        }
+        let (times, frames) = (timestamps(info, table).ok()?, numbered(info, table));
+        let offset = times.values().first()?;
+        let pairs = times.values().iter().zip(frames.values());
+        let constant = |(time, frame): (&f64, &f64)| (time - frame - offset).abs() < TOLERANCE;
+        (offset.abs() >= TOLERANCE && pairs.into_iter().all(constant)).then(|| {
+            format!(
+                "the timestamps of the episode are all {offset:.4} s later than its frames: if its \
+                 first row belongs to its first frame, read frames by their number with \
+                 `--frames-at index` (`frames: {{at: index}}` in a pipeline)"
+            )
         })
     }
 
@@ -88,7 +152,7 @@ impl Cameras {
         let Some(size) = self.cameras.get(at).and_then(|camera| camera.size) else {
             return Ok(None);
         };
-        video::field(name, self.frames, size).map(Some)
+        video::field(name, self.options.kind, size).map(Some)
     }
 
     /// Decodes the frames of video feature number `at` at `times`, in seconds from the beginning of
@@ -99,6 +163,7 @@ impl Cameras {
         path: &Path,
         times: &Float64Array,
     ) -> Result<ArrayRef> {
+        let tolerance = self.tolerance();
         let Some(Camera {
             size: Some(size),
             open,
@@ -113,11 +178,11 @@ impl Cameras {
             _ => Video::open(path)?,
         };
         let video = open.insert(video);
-        let mut pictures = Pictures::new(self.frames, *size, times.len())?;
+        let mut pictures = Pictures::new(self.options.kind, *size, times.len())?;
         times
             .values()
             .iter()
-            .try_for_each(|time| pictures.push(video, *time, TOLERANCE))?;
+            .try_for_each(|time| pictures.push(video, *time, tolerance))?;
         pictures.finish()
     }
 }

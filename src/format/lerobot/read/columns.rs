@@ -15,7 +15,7 @@ use crate::format::lerobot::info::{Feature, INFO, Info};
 use crate::format::lerobot::tables::Tables;
 use crate::format::lerobot::video_statistics::VIDEO_STATISTICS;
 use crate::transfer::read::{Options, free_name};
-use crate::video::{DEPTH, reference};
+use crate::video::{DEPTH, TOLERANCE_KEY, reference};
 
 /// The columns with a fixed meaning, and the features that are taken for them if `map` names none.
 const NAMES: [(&str, &[&str]); 5] = [
@@ -76,7 +76,8 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
 }
 
-/// Returns the trajectory columns: those that trajmill wrote, the split, and the statistics of videos.
+/// Returns the trajectory columns: those that trajmill wrote, the split, and the statistics of
+/// videos.
 pub(crate) fn trajectory_columns(info: &Info, own: &RecordBatch) -> SchemaRef {
     let mut fields = own.schema().fields().to_vec();
     if !info.splits.is_empty() && !fields.iter().any(|field| field.name() == SPLIT) {
@@ -315,8 +316,11 @@ fn column(
                 None => {
                     let field = Field::new(target, DataType::Struct(reference()), true);
                     let depth = feature.depth.then(|| (DEPTH.to_owned(), "true".to_owned()));
+                    let tolerance = cameras.given_tolerance();
+                    let tolerance =
+                        tolerance.map(|seconds| (TOLERANCE_KEY.to_owned(), seconds.to_string()));
                     Ok((
-                        field.with_metadata(depth.into_iter().collect()),
+                        field.with_metadata(depth.into_iter().chain(tolerance).collect()),
                         Kind::Video(at),
                     ))
                 }

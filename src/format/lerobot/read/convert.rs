@@ -14,7 +14,6 @@ use crate::container::png;
 use crate::dataset::files;
 use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
-use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::info::{INFO, Info, PIXELS};
 use crate::transfer::read::table::vector;
 use crate::video::reference;
@@ -204,30 +203,24 @@ pub(crate) fn pixels(
     )?))
 }
 
-/// Returns where the frames of a video feature are: the file, relative to the dataset, and the time
-/// of each frame in it, in seconds; `None` if the episode has no video of the feature.
-pub(crate) fn locate_frames(
-    info: &Info,
-    name: &str,
-    at: usize,
-    episode: &Episode,
-    table: &RecordBatch,
-) -> Result<Option<(String, Float64Array)>> {
-    let Some((path, from)) = info.video_file(episode, at, name)? else {
-        return Ok(None);
+/// Returns the times of the rows of an episode in seconds, as the column `timestamp` or the rate of
+/// the dataset gives them.
+pub(crate) fn timestamps(info: &Info, table: &RecordBatch) -> Result<Float64Array> {
+    let Some(times) = table.column_by_name("timestamp") else {
+        return Ok(numbered(info, table));
     };
-    let times = match table.column_by_name("timestamp") {
-        Some(times) => scalar_column("timestamp", times, &DataType::Float64)?,
-        None => Arc::new(Float64Array::from_iter_values(
-            (0..table.num_rows()).map(|row| row as f64 / info.fps),
-        )),
-    };
+    let times = scalar_column("timestamp", times, &DataType::Float64)?;
     let times = times.as_primitive::<Float64Type>();
     if times.null_count() > 0 {
         return Err(Error::failed("`timestamp` contains nulls")
             .hint("every frame of a video needs a time: fetch the file again"));
     }
-    Ok(Some((path, times.unary(|time| from + time))))
+    Ok(times.clone())
+}
+
+/// Returns the times of the rows of an episode in seconds, by their numbers.
+pub(crate) fn numbered(info: &Info, table: &RecordBatch) -> Float64Array {
+    Float64Array::from_iter_values((0..table.num_rows()).map(|row| row as f64 / info.fps))
 }
 
 /// Returns references to frames; null in all `rows` rows if there are none.

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use self::cameras::Cameras;
 use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
-use self::convert::{images, locate_frames, pixels, references, scalar_column, vector_column};
+use self::convert::{images, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
 use crate::dataset::schema::{step, trajectory, type_name};
 use crate::dataset::videos::resolve;
@@ -96,7 +96,8 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint("there is nothing to import"),
         );
     }
-    let opens_videos = options.videos != Videos::Reference || options.frames != Frames::Reference;
+    let opens_videos =
+        options.videos != Videos::Reference || options.frames.kind != Frames::Reference;
     let absent = if opens_videos {
         absent::leave_out(&mut info, &mut episodes, options.on_error)?
     } else {
@@ -334,15 +335,20 @@ impl LeRobot {
         let mut frames = HashMap::new();
         for Column { source, kind } in &self.columns {
             if let Kind::Frames(at) = kind {
-                let Some((path, times)) = locate_frames(&self.info, source, *at, episode, table)?
-                else {
+                let place = self
+                    .cameras
+                    .locate(&self.info, source, *at, episode, table)?;
+                let Some((path, times)) = place else {
                     continue;
                 };
-                frames.insert(
-                    *at,
-                    self.cameras
-                        .decode(*at, &self.info.root.join(path), &times)?,
-                );
+                let path = self.info.root.join(path);
+                let decoded = self.cameras.decode(*at, &path, &times).map_err(|error| {
+                    match self.cameras.offset(&self.info, table) {
+                        Some(offset) => error.hint(offset),
+                        None => error,
+                    }
+                });
+                frames.insert(*at, decoded?);
             }
         }
         Ok(frames)
@@ -394,7 +400,9 @@ impl LeRobot {
                 pixels(source, &images, *size, field)?
             }
             (Kind::Video(at), _) => {
-                let frames = locate_frames(&self.info, source, *at, episode, table)?;
+                let frames = self
+                    .cameras
+                    .locate(&self.info, source, *at, episode, table)?;
                 references(frames, table.num_rows())?
             }
             // What was not decoded is not there.

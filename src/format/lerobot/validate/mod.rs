@@ -6,12 +6,14 @@
 
 mod metadata;
 mod rows;
+mod videos;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use self::metadata::{validate_info, validate_task_table, validate_totals};
 use self::rows::{CopiedActions, Rows};
+use self::videos::validate_videos;
 use super::episodes::{self, Episode};
 use super::files;
 use super::info::{INFO, Info, Layout};
@@ -60,33 +62,11 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
     let episodes = match episodes::read_unverified(&info) {
         Ok(episodes) => episodes.list,
         Err(error) => {
-            findings.error("episodes", path, error.to_string());
+            findings.error("episodes", path.as_str(), error.to_string());
             return Ok(());
         }
     };
     validate_totals(&info, &episodes, findings, &path);
-    for (at, video) in info.videos().enumerate() {
-        let mut seen = HashSet::new();
-        for episode in &episodes {
-            match info.video_file(episode, at, &video.name) {
-                Ok(Some((file, _)))
-                    if seen.insert(file.clone())
-                        && !dataset::files::is_file(&root.join(&file))? =>
-                {
-                    findings.error(
-                        "missing-video",
-                        file,
-                        format!(
-                            "the video file of `{}` is missing: fetch it, or remove the feature",
-                            video.name
-                        ),
-                    );
-                }
-                Ok(_) => {}
-                Err(error) => findings.error("path", path.as_str(), error.to_string()),
-            }
-        }
-    }
     let statistics = match info.version.as_str() {
         "v2.1" => "meta/episodes_stats.jsonl",
         _ => "meta/stats.json",
@@ -106,6 +86,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         row: 0,
         at: 0,
         in_episode: None,
+        starts: HashMap::new(),
         reported: HashSet::new(),
         copied: CopiedActions::default(),
     };
@@ -113,6 +94,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         rows.file(&file, episode, findings);
     }
     rows.end(findings);
+    validate_videos(&info, &episodes, &rows.starts, findings, &path)?;
     findings.trajectories += episodes.len() as u64;
     findings.rows += rows.row;
     Ok(())

@@ -1,6 +1,6 @@
 //! Verifies the rows of the data files.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -32,6 +32,8 @@ pub(crate) struct Rows<'a> {
     pub(super) at: usize,
     /// The number of rows of the present episode so far.
     pub(super) in_episode: Option<u64>,
+    /// The time of the first row of each episode.
+    pub(super) starts: HashMap<u64, f64>,
     /// The rules that are already reported for the present episode.
     pub(super) reported: HashSet<&'static str>,
     pub(super) copied: CopiedActions,
@@ -232,6 +234,9 @@ impl Rows<'_> {
             }
             if let Some(time) = times.as_ref().map(|times| times.value(row)) {
                 let expected = frame as f64 / self.info.fps;
+                if let Some(episode) = self.episodes.get(self.at).filter(|_| frame == 0) {
+                    self.starts.insert(episode.index, time);
+                }
                 // Times have 32 bits: far from the start, rounding alone exceeds the tolerance.
                 let tolerance = TOLERANCE.max(expected * f64::from(f32::EPSILON));
                 if time.is_nan() || (time - expected).abs() > tolerance {

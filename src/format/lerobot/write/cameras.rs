@@ -2,17 +2,15 @@
 //! of them.
 
 use arrow::datatypes::Field;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::features::Feature;
 use super::names::feature_name;
 use super::source_infos::declared;
-use super::videos::CameraVideos;
 use crate::dataset::schema::step;
-use crate::dataset::videos::tolerance;
+use crate::dataset::videos::{DEPTH, TOLERANCE, tolerance};
 use crate::error::{Error, Result};
 use crate::transfer::write::Written;
-use crate::video::{DEPTH, Encoding};
 
 /// A video feature that is written.
 pub(crate) struct Camera {
@@ -26,7 +24,7 @@ pub(crate) struct Camera {
     /// Whether its frames are depth maps, which are no pictures of 8 bits.
     pub(crate) depth: bool,
     /// What the sources say about the feature.
-    declared: Map<String, Value>,
+    pub(crate) declared: Map<String, Value>,
 }
 
 /// Where the frames of a camera come from.
@@ -68,6 +66,12 @@ impl Camera {
             camera_name(field, infos)
         };
         let tolerance = tolerance(field)?;
+        if tolerance > TOLERANCE {
+            written.cannot_hold(
+                format!("the tolerance of `{column}`"),
+                format!("not written: load the dataset with `tolerance_s={tolerance}`"),
+            );
+        }
         Ok(Camera {
             declared: agreed(&name, infos, written)?,
             column: column.clone(),
@@ -88,90 +92,6 @@ impl Camera {
             depth: false,
             declared: Map::new(),
         }
-    }
-
-    /// Returns the entry of the feature in `info.json`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if nothing says the size of the frames.
-    pub(crate) fn describe(
-        &self,
-        videos: &CameraVideos,
-        fps: f64,
-        encoding: &Encoding,
-        written: &mut Written,
-    ) -> Result<Value> {
-        let mut entry = Map::from_iter([("dtype".to_owned(), json!("video"))]);
-        entry.extend(self.declared.clone());
-        let declared = self.declared.get("shape").filter(|shape| shape.is_array());
-        match (declared, videos.size) {
-            (Some(_), _) => {}
-            (None, Some([height, width])) => {
-                entry.insert("shape".to_owned(), json!([height, width, 3]));
-                entry.insert("names".to_owned(), json!(["height", "width", "channels"]));
-            }
-            (None, None) => {
-                return Err(Error::failed(format!(
-                    "nothing says how large the frames of `{}` are",
-                    self.column
-                ))
-                .hint("a trajmill with the Cargo feature `video` reads it from the files"));
-            }
-        }
-        // Older versions of LeRobot wrote another key.
-        let key = if entry.contains_key("info") || !entry.contains_key("video_info") {
-            "info"
-        } else {
-            "video_info"
-        };
-        let mut info = entry
-            .get(key)
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
-        if videos.encoded > 0 {
-            let is_mixed = videos.encoded < videos.episodes.len();
-            let own = [
-                ("video.codec", json!(encoding.codec.name())),
-                ("video.pix_fmt", json!("yuv420p")),
-            ];
-            for (name, value) in own {
-                if !is_mixed {
-                    info.insert(name.to_owned(), value);
-                } else if info.get(name).is_some_and(|known| *known != value) {
-                    info.remove(name);
-                    written.cannot_hold(
-                        format!("`{name}` of `{}`", self.name),
-                        "left out, since some of its videos are encoded anew and others are not",
-                    );
-                }
-            }
-            if !is_mixed {
-                if let Some([height, width]) = videos.size {
-                    info.insert("video.height".to_owned(), json!(height));
-                    info.insert("video.width".to_owned(), json!(width));
-                }
-                info.insert("video.channels".to_owned(), json!(3));
-                info.insert("has_audio".to_owned(), json!(false));
-            }
-        }
-        info.insert(
-            "video.fps".to_owned(),
-            super::metadata::whole_if_possible(fps),
-        );
-        if self.depth {
-            let is_marked = ["is_depth_map", "video.is_depth_map", "is_depth"]
-                .iter()
-                .any(|key| info.contains_key(*key) || entry.contains_key(*key));
-            if !is_marked {
-                info.insert("video.is_depth_map".to_owned(), json!(true));
-            }
-        } else if videos.encoded == videos.episodes.len() {
-            info.entry("video.is_depth_map").or_insert(json!(false));
-        }
-        entry.insert(key.to_owned(), Value::Object(info));
-        Ok(Value::Object(entry))
     }
 }
 

@@ -9,12 +9,12 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema};
 
+use super::camera_videos::{CameraVideos, EpisodeVideo};
 use super::features::{EpisodePlace, lists};
 use super::frame_statistics::NOT_KEPT;
 use super::plan::Plan;
 use super::rolling_files::RollingFiles;
 use super::stats::{Summary, statistic_of, statistics};
-use super::videos::{CameraVideos, EpisodeVideo};
 use crate::error::Result;
 use crate::format::lerobot::episodes::OWN_PREFIX;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};

@@ -8,11 +8,11 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
+use super::camera_videos::CameraVideos;
 use super::plan::Plan;
 use super::source_infos::{declared, source_infos};
 use super::stats::{RunningSummary, Summary, statistic_of, statistics};
 use super::texts::TextTable;
-use super::videos::CameraVideos;
 use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::{action_source, step};
 use crate::dataset::store::{self, HashingFile};
@@ -21,7 +21,6 @@ use crate::format::lerobot::modality::{self, MODALITY};
 use crate::format::lerobot::{CHUNK, FILE_MIB, OWN_FEATURE, VIDEO_MIB, Version};
 use crate::transfer::write::sources::sources_with;
 use crate::transfer::write::{OutgoingDataset, Written};
-use crate::video::Encoding;
 
 /// A file of JSON lines.
 pub(crate) struct JsonLines(HashingFile);
@@ -73,25 +72,6 @@ pub(crate) fn statistics_json<'a>(
         all.insert(name.clone(), Value::Object(of_feature));
     }
     all
-}
-
-/// Returns the `features` of `info.json`.
-///
-/// # Errors
-///
-/// Returns an error if nothing says the size of a video's frames.
-pub(crate) fn describe(
-    plan: &Plan,
-    videos: &[CameraVideos],
-    encoding: &Encoding,
-    written: &mut Written,
-) -> Result<Map<String, Value>> {
-    let mut features = plan.describe();
-    for (camera, videos) in plan.cameras.iter().zip(videos).rev() {
-        let entry = camera.describe(videos, plan.fps, encoding, written)?;
-        features.insert(camera.at, (camera.name.clone(), entry));
-    }
-    Ok(features.into_iter().collect())
 }
 
 /// Returns values as nested JSON arrays of the shape `axes`.

@@ -4,6 +4,7 @@
 //! passes find the quantiles of all values. An episode of T actions has T rows; final observations
 //! go to a file of their own, where trajmill finds them again.
 
+mod camera_videos;
 mod cameras;
 mod episode_table;
 mod features;
@@ -19,6 +20,7 @@ mod rolling_files;
 mod source_infos;
 mod stats;
 mod texts;
+mod video_info;
 mod videos;
 
 use std::path::Path;
@@ -28,10 +30,11 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef, UInt8Type};
 use serde_json::{Value, json};
 
+use self::camera_videos::CameraVideos;
 use self::episode_table::EpisodeTable;
 use self::features::{EpisodePlace, Feature, Origin};
 use self::metadata::{
-    JsonLines, describe, statistics_json, write_info, write_modality, write_statistics, write_texts,
+    JsonLines, statistics_json, write_info, write_modality, write_statistics, write_texts,
 };
 use self::pixels::PixelCounts;
 use self::plan::Plan;
@@ -39,7 +42,8 @@ use self::quantiles::QuantileSearch;
 use self::rolling_files::RollingFiles;
 use self::stats::{RunningSummary, Summary, summary};
 use self::texts::TextTable;
-use self::videos::{CameraVideos, write_videos};
+use self::video_info::describe;
+use self::videos::write_videos;
 use super::CHUNK;
 use super::Version;
 use super::episodes::OWN_PREFIX;
@@ -78,7 +82,14 @@ fn write(
 ) -> Result<Written> {
     let mut written = Written::default();
     let plan = Plan::new(outgoing, options, &mut written)?;
-    let videos = write_videos(outgoing, &plan, path, version, options, &mut written)?;
+    let videos = write_videos(
+        outgoing,
+        (&plan.cameras, plan.fps),
+        path,
+        version,
+        options,
+        &mut written,
+    )?;
     let mut tables = plan.indices.tables();
     let schema: SchemaRef = Arc::new(Schema::new(
         plan.features.iter().map(Feature::field).collect::<Vec<_>>(),

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, Float64Array, StringArray};
 use arrow::datatypes::{Float64Type, UInt8Type};
+use serde_json::{Map, Value};
 
+use super::camera_videos::{CameraVideos, EpisodeVideo};
 use super::cameras::{Camera, CameraFrames};
 use super::features::{Feature, Origin};
 use super::frame_statistics::{Sample, Stated};
-use super::plan::Plan;
-use super::stats::{RunningSummary, Summary};
+use super::source_infos::source_infos;
+use super::stats::Summary;
 use crate::dataset::schema::trajectory;
 use crate::dataset::store;
 use crate::error::{Error, Result};
@@ -21,77 +23,7 @@ use crate::format::lerobot::{CHUNK, VIDEO_MIB, Version};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 use crate::video::{self, Encoder, Encoding, Extent, Frames, Run, Video, VideoFiles};
 
-/// The videos of a camera.
-pub(crate) struct CameraVideos {
-    /// The places of the episodes' frames, in their order.
-    pub(crate) episodes: Vec<EpisodeVideo>,
-    /// The number of episodes whose frames were encoded.
-    pub(crate) encoded: usize,
-    /// Height and width of a frame, if a file was opened.
-    pub(crate) size: Option<[usize; 2]>,
-}
-
-/// Where the frames of an episode are.
-pub(crate) struct EpisodeVideo {
-    /// Chunk and file, of v3.0.
-    pub(crate) file: (u64, u64),
-    /// The time of the first frame, and the end of the last, in seconds.
-    pub(crate) span: (f64, f64),
-    pub(crate) summary: Option<Summary>,
-}
-
-impl CameraVideos {
-    /// The number of channels of the statistics; `None` if an episode has none.
-    pub(crate) fn channels(&self) -> Option<usize> {
-        let mut all = self.episodes.iter().map(|episode| episode.summary.as_ref());
-        let first = all.next()??.mean.len();
-        all.all(|summary| summary.is_some_and(|summary| summary.mean.len() == first))
-            .then_some(first)
-    }
-
-    /// Whether the statistics of all episodes have quantiles.
-    pub(crate) fn has_quantiles(&self) -> bool {
-        let summaries = self
-            .episodes
-            .iter()
-            .filter_map(|episode| episode.summary.as_ref());
-        summaries
-            .into_iter()
-            .all(|summary| !summary.quantiles.is_empty())
-    }
-
-    /// Returns the statistics of all episodes together, as LeRobot combines them: a quantile is
-    /// the mean of the episodes' quantiles, by their numbers of frames.
-    pub(crate) fn total(&self) -> Option<Summary> {
-        self.channels()?;
-        let mut total = RunningSummary::default();
-        let mut quantiles: Vec<Vec<f64>> = Vec::new();
-        let mut count = 0.0;
-        for summary in self
-            .episodes
-            .iter()
-            .filter_map(|episode| episode.summary.as_ref())
-        {
-            total.add(summary);
-            let weight = summary.count as f64;
-            count += weight;
-            quantiles.resize(summary.quantiles.len().max(quantiles.len()), Vec::new());
-            for (sums, values) in quantiles.iter_mut().zip(&summary.quantiles) {
-                sums.resize(values.len(), 0.0);
-                sums.iter_mut()
-                    .zip(values)
-                    .for_each(|(sum, value)| *sum += value * weight);
-            }
-        }
-        if !self.has_quantiles() {
-            quantiles.clear();
-        }
-        quantiles.iter_mut().flatten().for_each(|sum| *sum /= count);
-        total.finish(quantiles)
-    }
-}
-
-/// Writes the videos of every camera of `plan` into the dataset at `root`.
+/// Writes the videos of every camera into the dataset at `root`, with `fps` frames per second.
 ///
 /// # Errors
 ///
@@ -99,24 +31,30 @@ impl CameraVideos {
 /// have to be encoded and this build cannot.
 pub(crate) fn write_videos(
     outgoing: &OutgoingDataset,
-    plan: &Plan,
+    (cameras, fps): (&[Camera], f64),
     root: &Path,
     version: Version,
     options: &WriteOptions,
     written: &mut Written,
 ) -> Result<Vec<CameraVideos>> {
+    let sources = source_infos(&outgoing.manifest().lineage.source_metadata);
+    let is_v2 = |info: &&Map<String, Value>| {
+        let version = info.get("codebase_version").and_then(Value::as_str);
+        version.is_some_and(|version| version.starts_with("v2"))
+    };
+    let per_episode = !sources.is_empty() && sources.iter().all(is_v2);
     let mut all = Vec::new();
-    for camera in &plan.cameras {
+    for camera in cameras {
         let writer = CameraWriter {
             outgoing,
             camera,
             root,
             version,
-            fps: plan.fps,
+            fps,
             files: options.videos.unwrap_or_default(),
             encoding: options.encoding(),
             linked: HashMap::new(),
-            uses: HashMap::new(),
+            per_episode,
             count: 0,
             open: None,
             decoder: None,
@@ -156,8 +94,8 @@ struct CameraWriter<'a> {
     encoding: Encoding,
     /// The numbers of the files that are part of the output, by the paths of references.
     linked: HashMap<String, u64>,
-    /// The number of episodes that refer to a file, for v2.1.
-    uses: HashMap<String, u64>,
+    /// Whether every source has a file for each episode.
+    per_episode: bool,
     /// The number of files so far, in v3.0.
     count: u64,
     /// The video that is being encoded, and the number of its file.
@@ -173,7 +111,7 @@ struct CameraWriter<'a> {
 struct Rows<'a> {
     paths: &'a StringArray,
     times: &'a Float64Array,
-    /// The most seconds between the time of a reference and that of its frame.
+    /// The most seconds by which the time of a frame may differ.
     tolerance: f64,
 }
 
@@ -198,10 +136,6 @@ impl Rows<'_> {
 impl CameraWriter<'_> {
     /// Writes the videos of every episode.
     fn write(mut self) -> Result<CameraVideos> {
-        let references = matches!(self.camera.frames, CameraFrames::References { .. });
-        if references && self.version == Version::V21 {
-            self.count_uses()?;
-        }
         for trajectory in self.outgoing.frames(&self.camera.column)? {
             let trajectory = trajectory?;
             if trajectory.length == 0 {
@@ -222,21 +156,6 @@ impl CameraWriter<'_> {
             encoder.finish()?;
         }
         Ok(self.videos)
-    }
-
-    /// Counts the episodes that refer to each file.
-    fn count_uses(&mut self) -> Result<()> {
-        for trajectory in self.outgoing.pass(Some(&[&self.camera.column]))? {
-            let trajectory = trajectory?;
-            let Some(column) = trajectory.column(&self.camera.column) else {
-                continue;
-            };
-            let paths = column.as_struct().column(0).as_string::<i32>();
-            if let Some(path) = (!paths.is_empty()).then(|| paths.value(0)) {
-                *self.uses.entry(path.to_owned()).or_insert(0) += 1;
-            }
-        }
-        Ok(())
     }
 
     /// Writes the frames that an episode refers to.
@@ -260,7 +179,7 @@ impl CameraWriter<'_> {
                 "{what}, but LeRobot needs a frame of every camera for every step"
             ))
             .hint(format!(
-                "drop such episodes or steps with `filter: '\"{0}\" IS NOT NULL'`, or leave the \
+                "drop such steps with `filter: {{steps: '\"{0}\" IS NOT NULL'}}`, or leave the \
                  camera out with `columns`, or import with `--skip {0}`",
                 self.camera.column
             )));
@@ -326,9 +245,9 @@ impl CameraWriter<'_> {
             return Ok(Some(at((number / CHUNK, number % CHUNK), run.from)));
         }
         let to = self.file(self.videos.episodes.len() as u64);
-        let is_own = is_whole && run.from == 0.0 && self.uses.get(path) == Some(&1);
         let from = self.outgoing.video(path)?;
-        let extent = if is_own {
+        let is_own = self.per_episode && is_whole && run.from == 0.0;
+        let extent = if is_own && video::version().is_err() {
             Extent::Whole
         } else {
             video::extent(&from, run)?
@@ -336,6 +255,7 @@ impl CameraWriter<'_> {
         match extent {
             Extent::Whole => self.place(path, &to)?,
             Extent::Cut => {
+                self.outgoing.verified_video(path)?;
                 create_folder(&to)?;
                 video::cut(&from, &to, run)?;
             }
@@ -380,13 +300,13 @@ impl CameraWriter<'_> {
         let (_, video) = match self.decoder.take() {
             Some(open) if open.0 == path => self.decoder.insert(open),
             _ => {
-                let file = self.outgoing.video(path)?;
+                let file = self.outgoing.verified_video(path)?;
                 self.decoder.insert((path.to_owned(), Video::open(&file)?))
             }
         };
         self.rgb.clear();
-        let seconds = rows.times.value(row);
-        video.frame(seconds, rows.tolerance, Frames::Array, &mut self.rgb)?;
+        let at = rows.times.value(row);
+        video.frame(at, rows.tolerance, Frames::Array, &mut self.rgb)?;
         let size = video.size();
         self.videos.size.get_or_insert(size);
         Ok(size)

@@ -1,15 +1,17 @@
 //! Binds the options that describe a model to what the model states.
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::Input;
+use super::frame_inputs::{self, Binding, Wanted};
 use super::names::{did_you_mean, quoted};
+use super::shape::row_shape;
 use super::state::{self, State};
-use super::windows::{Edge, Window};
+use super::windows::Window;
+use super::{Input, Of};
 use crate::dataset::schema::type_name;
-use crate::expr::{self, Expression};
+use crate::expr::Expression;
 use crate::model::{Element, Port, Spec, USE_ONNX_RUNTIME, listed};
 use crate::stage::{Context, Misfit};
 
@@ -186,6 +188,7 @@ pub(in crate::stage) fn blame(given: bool, option: &str, message: String) -> Mis
 pub(in crate::stage) fn batch(
     given: Option<usize>,
     spec: &Spec,
+    (inputs, rows): (&[Input], &[Vec<usize>]),
     states: &[State],
     context: &Context,
 ) -> Result<usize, Misfit> {
@@ -211,33 +214,11 @@ pub(in crate::stage) fn batch(
         (None, Some((rows, _))) => Ok(rows),
         (None, None) => {
             let usual = context.models.runtime()?.batch().max(1);
+            if inputs.iter().any(|input| input.shown().is_some()) {
+                return Ok(frame_inputs::batch(rows, usual));
+            }
             Ok(state::default_batch(usual, states))
         }
-    }
-}
-
-/// Returns the number of values of one row with these axes; `None` if an axis is free.
-pub(in crate::stage) fn cells(axes: &[Option<usize>]) -> Option<usize> {
-    axes.iter()
-        .copied()
-        .try_fold(1, |cells: usize, size| cells.checked_mul(size?))
-}
-
-/// Returns the shape of one row of a port that must hold `wanted` values; at most one of its axes
-/// may be free.
-pub(in crate::stage) fn row_shape(port: &Port, wanted: usize) -> Option<Vec<usize>> {
-    let Some(axes) = port.shape.get(1..) else {
-        return Some(vec![wanted]);
-    };
-    let known: usize = axes.iter().flatten().product();
-    match axes.iter().filter(|size| size.is_none()).count() {
-        0 => (known == wanted).then(|| axes.iter().flatten().copied().collect()),
-        1 if known > 0 && wanted.is_multiple_of(known) => Some(
-            axes.iter()
-                .map(|size| size.unwrap_or(wanted / known))
-                .collect(),
-        ),
-        _ => None,
     }
 }
 
@@ -309,16 +290,23 @@ pub(in crate::stage) fn check_inputs<'a>(
     .at("inputs"))
 }
 
-/// Binds the expression `sql` to `port`, or a window (past, future, edge) of it. Beyond the ends of
-/// a trajectory, `next` and `prev` follow `along`. Returns the input and the shape of one of its
-/// rows.
+/// Binds the expression `sql` to `port`, or a window of it. Returns the input and the shape of one
+/// of its rows.
 pub(in crate::stage) fn input(
     sql: &str,
     port: &Port,
-    steps: &Schema,
-    along: expr::Edge,
-    window: Option<(usize, usize, Edge)>,
+    binding: Binding,
 ) -> Result<(Input, Vec<usize>), Misfit> {
+    let Binding {
+        steps,
+        along,
+        window,
+        ..
+    } = binding;
+    let wanted = Wanted { sql, port, binding };
+    if let Some(bound) = frame_inputs::input(&wanted)? {
+        return Ok(bound);
+    }
     let expression = Expression::bind(sql, steps, Some(along))?;
     let found = expression.data_type().clone();
     let Some((element, width)) = numbers(&found) else {
@@ -364,7 +352,7 @@ pub(in crate::stage) fn input(
     Ok((
         Input {
             name: port.name.clone(),
-            expression,
+            of: Of::Expression(expression),
             element: port.element,
             width,
             window,

@@ -10,16 +10,43 @@ use arrow::datatypes::{
 };
 use half::f16;
 
+use super::shown::Source;
 use super::windows::{Slot, Span, Window, fill, gather};
 use crate::dataset::block::flattened;
 use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 use crate::model::{DataMut, Element};
 
+/// What feeds an input of a model at the rows of a block.
+pub(in crate::stage) enum Column {
+    /// A value for every row.
+    Values(Numbers),
+    /// Frames.
+    Frames(Source),
+}
+
+impl Column {
+    /// Casts a column of vectors or scalars. A vector that contains a null counts as null.
+    pub(in crate::stage) fn new(column: &ArrayRef, element: Element) -> Result<Column> {
+        Numbers::new(column, element).map(Column::Values)
+    }
+
+    pub(super) fn nulls(&self) -> Option<&NullBuffer> {
+        match self {
+            Column::Values(numbers) => numbers.nulls.as_ref(),
+            Column::Frames(frames) => frames.nulls(),
+        }
+    }
+
+    pub(in crate::stage) fn is_null(&self, row: usize) -> bool {
+        self.nulls().is_some_and(|nulls| nulls.is_null(row))
+    }
+}
+
 /// Values of a column for every row of a block, in the type of a model's input, and its null rows.
-pub(in crate::stage) struct Column {
+pub(in crate::stage) struct Numbers {
     pub(in crate::stage) values: Values,
-    pub(super) nulls: Option<NullBuffer>,
+    nulls: Option<NullBuffer>,
 }
 
 /// Values in the element type of a model's input.
@@ -32,9 +59,9 @@ pub(in crate::stage) enum Values {
     U8(ScalarBuffer<u8>),
 }
 
-impl Column {
+impl Numbers {
     /// Casts a column of vectors or scalars. A vector that contains a null counts as null.
-    pub(in crate::stage) fn new(column: &ArrayRef, element: Element) -> Result<Column> {
+    pub(in crate::stage) fn new(column: &ArrayRef, element: Element) -> Result<Numbers> {
         let (flat, width) = flattened(column);
         let mut nulls = column.nulls().cloned();
         if width > 0 && flat.null_count() > 0 {
@@ -99,7 +126,7 @@ impl Column {
                 ));
             }
         };
-        Ok(Column {
+        Ok(Numbers {
             values,
             nulls: nulls.filter(|nulls| nulls.null_count() > 0),
         })

@@ -9,7 +9,13 @@ mod again;
 pub(in crate::stage) mod bind;
 mod carry;
 mod column;
+pub(in crate::stage) mod described;
+pub(in crate::stage) mod frame_inputs;
+mod frames;
 pub(in crate::stage) mod names;
+pub(in crate::stage) mod pixels;
+pub(in crate::stage) mod shape;
+mod shown;
 pub(in crate::stage) mod state;
 pub(in crate::stage) mod windows;
 
@@ -26,15 +32,17 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec, listed};
+use crate::video;
 
-pub(in crate::stage) use column::{Column, Values};
+pub(in crate::stage) use column::{Column, Numbers, Values};
+pub(in crate::stage) use shown::Shown;
 
 /// What feeds one input of a model.
 pub(in crate::stage) struct Input {
     /// Name of the input in the graph.
     pub(in crate::stage) name: String,
-    /// Value at one step: a column, or an expression over columns.
-    pub(in crate::stage) expression: Expression,
+    /// What it is fed with.
+    pub(in crate::stage) of: Of,
     /// Element type of the model's input.
     pub(in crate::stage) element: Element,
     /// Number of values of one step.
@@ -43,11 +51,64 @@ pub(in crate::stage) struct Input {
     pub(in crate::stage) window: Option<Window>,
 }
 
+/// What an input is fed with.
+pub(in crate::stage) enum Of {
+    /// A value at each step: a column, or an expression over columns.
+    Expression(Expression),
+    /// Frames of a video, or images.
+    Frames(Shown),
+}
+
 impl Input {
     /// Returns the number of values of one row of the input.
     fn cells(&self) -> usize {
-        self.window.map_or(self.width, |window| window.cells())
+        match &self.of {
+            Of::Frames(shown) => shown.cells(),
+            Of::Expression(_) => self.window.map_or(self.width, |window| window.cells()),
+        }
     }
+
+    /// Returns what it shows, if that is frames.
+    fn shown(&self) -> Option<&Shown> {
+        match &self.of {
+            Of::Frames(shown) => Some(shown),
+            Of::Expression(_) => None,
+        }
+    }
+
+    /// Returns the columns that it reads.
+    pub(in crate::stage) fn columns(&self) -> &[String] {
+        match &self.of {
+            Of::Frames(shown) => std::slice::from_ref(&shown.column),
+            Of::Expression(expression) => expression.columns(),
+        }
+    }
+
+    /// Whether all that it shows at `slot` lies in the trajectory; a null counts as beyond its
+    /// ends.
+    pub(in crate::stage) fn fits(&self, column: &Column, spans: &[Span], slot: &Slot) -> bool {
+        let span = &spans[slot.span];
+        match (&self.of, self.window) {
+            (Of::Frames(shown), _) => {
+                shown.fits(span, slot) && unknown(self, column, spans, slot).is_none()
+            }
+            (_, Some(window)) => window.fits(span, slot.row),
+            (_, None) => !column.is_null(slot.row),
+        }
+    }
+}
+
+/// Returns the columns of which `inputs` only ask for frames.
+pub(in crate::stage) fn pulls(inputs: &[Input]) -> Vec<String> {
+    let shown = inputs
+        .iter()
+        .filter_map(Input::shown)
+        .map(|shown| &shown.column);
+    let others = || inputs.iter().filter(|input| input.shown().is_none());
+    shown
+        .filter(|name| !others().any(|input| input.columns().contains(name)))
+        .cloned()
+        .collect()
 }
 
 /// Returns the columns that feed a model, one per input.
@@ -56,11 +117,12 @@ impl Input {
 /// Returns an error, which names the input, if an expression fails or a value does not fit the
 /// model's type.
 pub(in crate::stage) fn columns(inputs: &[Input], block: &Block) -> Result<Vec<Column>> {
-    let column = |input: &Input| {
-        Column::new(
-            &input.expression.evaluate(&block.steps, &block.offsets)?,
+    let column = |input: &Input| match &input.of {
+        Of::Frames(shown) => Ok(Column::Frames(shown::Source::of(block, &shown.column)?)),
+        Of::Expression(expression) => Column::new(
+            &expression.evaluate(&block.steps, &block.offsets)?,
             input.element,
-        )
+        ),
     };
     inputs
         .iter()
@@ -88,8 +150,11 @@ pub(in crate::stage) fn unknown(
     spans: &[Span],
     slot: &Slot,
 ) -> Option<usize> {
-    column.nulls.as_ref()?;
+    let nulls = column.nulls()?;
     let span = &spans[slot.span];
+    if let Of::Frames(shown) = &input.of {
+        return shown.unknown(nulls, span, slot);
+    }
     let (past, future) = input
         .window
         .map_or((0, 0), |window| (window.past, window.future));
@@ -125,6 +190,8 @@ struct Fed<'a> {
     inputs: &'a [Input],
     columns: &'a [Column],
     spans: &'a [Span],
+    /// The frames that a batch shows.
+    frames: Option<&'a frames::Batch<'a>>,
     /// Whether numbers are changed by about their rounding error, to learn its effect.
     nudged: bool,
 }
@@ -210,8 +277,10 @@ impl Ensemble {
             .collect()
     }
 
-    /// Returns what predictions depend on besides options and data, for the fingerprint.
-    pub(in crate::stage) fn depends(&self) -> BTreeMap<String, String> {
+    /// Returns what predictions from `inputs` depend on besides options and data, for the
+    /// fingerprint.
+    pub(in crate::stage) fn depends(&self, inputs: &[Input]) -> BTreeMap<String, String> {
+        let frames = inputs.iter().any(|input| input.shown().is_some());
         let models = self.names.iter().zip(&self.specs).flat_map(|(name, spec)| {
             let file = |(location, hash): (&String, &String)| match location.as_str() {
                 "" => (format!("file {name}"), hash.clone()),
@@ -238,6 +307,7 @@ impl Ensemble {
         let said = [
             ("precision", tf32.or(narrowed)),
             ("random", random.map(|spec| spec.random.join("; "))),
+            ("frames", frames.then(video::version).and_then(Result::ok)),
         ];
         let said = said
             .into_iter()
@@ -250,8 +320,8 @@ impl Ensemble {
     /// `cells[index]` is the number of values per slot.
     pub(in crate::stage) fn predict(
         &self,
-        inputs: &[Input],
-        columns: &[Column],
+        block: &Block,
+        (inputs, columns): (&[Input], &[Column]),
         spans: &[Span],
         slots: &[Slot],
         cells: &[usize],
@@ -265,8 +335,12 @@ impl Ensemble {
             inputs,
             columns,
             spans,
+            frames: None,
             nudged: false,
         };
+        if inputs.iter().any(|input| input.shown().is_some()) {
+            return self.predict_frames(opened, block, fed, slots, (cells, made));
+        }
         for (opened, spec) in opened.iter().zip(&self.specs) {
             let sessions = Sessions {
                 spec,
@@ -313,16 +387,22 @@ impl Ensemble {
 
 /// Fills the inputs of a session with the rows at `slots`.
 fn feed(session: &mut Session, spec: &Spec, fed: Fed, slots: &[Slot]) -> Result<()> {
-    for (input, column) in fed.inputs.iter().zip(fed.columns) {
+    for (index, (input, column)) in fed.inputs.iter().zip(fed.columns).enumerate() {
         let place = spec.inputs.iter().position(|port| port.name == input.name);
         let place = place.unwrap_or(usize::MAX);
-        column.feed(
-            session.input(place),
-            input.window.as_ref(),
-            input.cells(),
-            fed.spans,
-            slots,
-        )?;
+        match (column, &input.of, fed.frames) {
+            (Column::Values(column), ..) => column.feed(
+                session.input(place),
+                input.window.as_ref(),
+                input.cells(),
+                fed.spans,
+                slots,
+            )?,
+            (_, Of::Frames(shown), Some(frames)) => {
+                frames.feed(index, shown, session.input(place), fed.spans, slots)?;
+            }
+            _ => return Err(Error::failed("an input has no frames")),
+        }
         if fed.nudged {
             session.input(place).nudge();
         }

@@ -23,7 +23,7 @@ use crate::dataset::Account;
 use crate::dataset::account::LeftOut;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::read::{IncomingTrajectory, Source, gaps};
 
 /// A table with one row per trajectory.
 pub(super) struct Episodes {
@@ -113,14 +113,14 @@ impl Episodes {
         let flags = self.flags(batch, row, &exploded, known_final, steps, &place)?;
         let is_final = flags.is_final.last() == Some(&true);
         let mut converted = self.table.steps(&exploded, flags, &place)?;
-        if !is_final
-            && let Some(last) = rows.checked_sub(1)
-            && let Some(next) = self
-                .table
-                .following(&exploded.slice(last, 1), &|_| place(last))?
-                .filter(|next| next.is_valid(0))
-        {
-            let final_row = self.table.final_row(&next)?;
+        let next = self.table.following(&exploded, &place)?;
+        if let Some(next) = &next {
+            let (following, own) = self.table.observation_names();
+            gaps::verify(converted.column(0), next, &own, &following)?;
+        }
+        let last = next.and_then(|next| Some(next.slice(rows.checked_sub(1)?, 1)));
+        if let Some(last) = last.filter(|last| !is_final && last.is_valid(0)) {
+            let final_row = self.table.final_row(&last)?;
             converted = concat_batches(&self.table.schema, [&converted, &final_row])?;
         }
         let about = match self.about.fields().is_empty() {

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::make_comparator;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::SortOptions;
 use arrow::row::OwnedRow;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
@@ -56,7 +58,11 @@ impl Pending {
     ) -> Result<()> {
         let options = FormatOptions::new();
         let texts = ArrayFormatter::try_new(column, &options)?;
-        for row in rows {
+        let compare = make_comparator(column, column, SortOptions::default())?;
+        for row in rows.clone() {
+            if row > rows.start && compare(row - 1, row).is_eq() {
+                continue;
+            }
             let text = texts.value(row).to_string();
             let before = self.environment.get_or_insert_with(|| text.clone());
             if *before != text {

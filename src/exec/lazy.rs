@@ -1,0 +1,161 @@
+//! Columns of frames, which blocks hold as references until somebody needs the pixels.
+//!
+//! A transform that only asks for frames leaves a column as it is. Any other transform that reads
+//! the column gets it decoded, a whole block of it. What is written is decoded in pieces of about
+//! a row group.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::concat;
+use arrow::datatypes::{Field, Int32Type, Schema};
+
+use crate::dataset::frame_references::SOURCE;
+use crate::dataset::videos::refers;
+use crate::dataset::{Block, Dataset, schema};
+use crate::error::{Error, Result};
+use crate::plan::Phase;
+
+/// The columns that are read as references to frames and decoded later.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lazy {
+    /// The fields as they are read, each with the field that it is decoded to.
+    columns: Vec<(Field, Field)>,
+}
+
+impl Lazy {
+    /// Returns the columns that all of `sources` decode. There are none if the sources differ.
+    pub(super) fn of<'a>(sources: impl Iterator<Item = &'a Dataset>) -> Lazy {
+        let of = |source: &Dataset| -> Vec<(Field, Field)> {
+            let Some(decoded) = &source.decoded else {
+                return Vec::new();
+            };
+            let fields = decoded.stored.fields().iter();
+            fields
+                .filter_map(|field| Some((field.as_ref().clone(), decoded.by.field(field)?)))
+                .collect()
+        };
+        let mut all = sources.map(of);
+        let columns = all.next().unwrap_or_default();
+        if all.all(|other| other == columns) {
+            Lazy { columns }
+        } else {
+            Lazy::default()
+        }
+    }
+
+    /// Whether there are no such columns.
+    pub(super) fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// Returns `steps` with references in place of frames, unless a transform of `phase` reads the
+    /// frames themselves.
+    pub(super) fn read(&self, steps: &Schema, phase: &Phase) -> Schema {
+        let whole = phase.transforms.iter().any(|planned| {
+            let (reads, pulls) = (planned.part.reads(), planned.part.pulls());
+            let decoded = |name: &String| {
+                !pulls.contains(name) && reads.as_ref().is_none_or(|reads| reads.contains(name))
+            };
+            self.columns.iter().any(|(field, _)| decoded(field.name()))
+        });
+        if whole {
+            return steps.clone();
+        }
+        let known = |field: &Arc<Field>| {
+            let made = |(_, made): &&(Field, Field)| {
+                (made.name(), made.data_type()) == (field.name(), field.data_type())
+            };
+            let column = self.columns.iter().find(made);
+            column.map_or_else(|| Arc::clone(field), |(stored, _)| Arc::new(stored.clone()))
+        };
+        Schema::new(steps.fields().iter().map(known).collect::<Vec<_>>())
+    }
+
+    /// Returns `block` with the columns decoded that `wanted` accepts.
+    ///
+    /// # Errors
+    /// Returns an error that names the column if a frame cannot be decoded.
+    pub(super) fn decoded(
+        &self,
+        mut block: Block,
+        sources: &[Dataset],
+        wanted: impl Fn(&String) -> bool,
+    ) -> Result<Block> {
+        for (stored, made) in self
+            .columns
+            .iter()
+            .filter(|(field, _)| wanted(field.name()))
+        {
+            let schema = block.steps.schema();
+            let Some((index, _)) = schema
+                .column_with_name(stored.name())
+                .filter(|(_, field)| refers(field))
+            else {
+                continue;
+            };
+            let column = decode(&block, block.steps.column(index), stored.name(), sources)?;
+            block = block.with_step_column(made.clone(), column)?;
+        }
+        Ok(block)
+    }
+
+    /// Cuts `block` into pieces that are decoded one by one, each of about a row group of
+    /// `written`. A block without frames is one piece.
+    pub(super) fn pieces(&self, block: Block, written: &Schema) -> Vec<Block> {
+        let is_lazy = |(stored, _): &(Field, Field)| {
+            let field = block.steps.schema_ref().field_with_name(stored.name());
+            written.index_of(stored.name()).is_ok() && field.is_ok_and(refers)
+        };
+        if !self.columns.iter().any(is_lazy) {
+            return vec![block];
+        }
+        let most = schema::block_rows(written);
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        for end in 1..=block.len() {
+            if end == block.len() || block.offsets[end] - block.offsets[start] >= most {
+                pieces.push(if (start, end) == (0, block.len()) {
+                    block.clone()
+                } else {
+                    block.slice(start..end)
+                });
+                start = end;
+            }
+        }
+        pieces
+    }
+}
+
+/// Decodes the references `column` of a block, each by its own source.
+fn decode(block: &Block, column: &ArrayRef, name: &str, sources: &[Dataset]) -> Result<ArrayRef> {
+    let of = block.trajectories.column_by_name(SOURCE);
+    let of = of.and_then(|of| of.as_primitive_opt::<Int32Type>());
+    let source = |index: usize| of.map_or(0, |of| of.value(index));
+    let mut parts: Vec<ArrayRef> = Vec::new();
+    let mut start = 0;
+    for end in 1..=block.len() {
+        if end < block.len() && source(end) == source(start) {
+            continue;
+        }
+        let by = usize::try_from(source(start))
+            .ok()
+            .and_then(|index| sources.get(index));
+        let by = by.and_then(|source| source.decoded.as_ref());
+        let by = by.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
+        let (from, to) = (block.offsets[start], block.offsets[end]);
+        parts.push(by.by.column(name, &column.slice(from, to - from))?);
+        start = end;
+    }
+    match parts.as_slice() {
+        [] => sources
+            .first()
+            .and_then(|source| source.decoded.as_ref())
+            .map_or_else(|| Ok(Arc::clone(column)), |by| by.by.column(name, column)),
+        [part] => Ok(Arc::clone(part)),
+        parts => {
+            let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+            Ok(concat(&parts)?)
+        }
+    }
+}

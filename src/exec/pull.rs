@@ -1,0 +1,592 @@
+//! Decodes frames ahead of those who need them.
+//!
+//! All threads do the same: if the next batch has its frames, a thread works on it, and otherwise
+//! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
+//! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
+//! decoded at once. A frame is decoded only if it lies in a window of bounded size that begins with
+//! the first frame that the next batch needs, so memory is bounded, and the run that the next batch
+//! waits for can always go on.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::dataset::frames::{Feed, Frame, FrameReader, Frames, Needs, Place, Work};
+use crate::dataset::{Dataset, Decode};
+use crate::error::{Error, Result, caught};
+use crate::video;
+
+/// The bytes of decoded frames that are kept if no memory budget is given.
+const KEPT: usize = 192 << 20;
+
+/// The share of the memory budget for decoded frames.
+const SHARE: usize = 4;
+
+/// The number of frames that are decoded before a thread looks for other work.
+const TURN: usize = 8;
+
+/// Decodes the frames of the sources of a phase.
+#[derive(Debug)]
+pub(super) struct Pull {
+    sources: Vec<Arc<dyn Decode>>,
+    threads: usize,
+    kept: usize,
+}
+
+impl Pull {
+    /// Returns what decodes the frames of `sources` with `threads` threads.
+    pub(super) fn new(sources: &[Dataset], threads: usize, memory: Option<usize>) -> Pull {
+        let by = |source: &Dataset| match &source.decoded {
+            Some(decoded) => Arc::clone(&decoded.by),
+            None => video::follow(source, None),
+        };
+        Pull {
+            sources: sources.iter().map(by).collect(),
+            threads: threads.max(1),
+            kept: memory.map_or(KEPT, |memory| (memory / SHARE).min(KEPT)),
+        }
+    }
+
+    fn reader(&self, source: usize) -> Result<&Arc<dyn Decode>> {
+        let source = self.sources.get(source);
+        source.ok_or_else(|| Error::failed("a reference belongs to no source"))
+    }
+}
+
+/// Frames that one decoder reads.
+struct Run {
+    frames: Range<usize>,
+    /// The next frame to decode.
+    next: usize,
+    /// Whether a thread decodes it now.
+    busy: bool,
+    reader: Option<Box<dyn FrameReader>>,
+}
+
+/// What is decoded of a feed.
+struct Decoded {
+    /// Runs that are not finished, in order.
+    runs: VecDeque<Run>,
+    /// The frames from `first` on; `None` where one is not decoded yet.
+    frames: VecDeque<Option<Frame>>,
+    first: usize,
+    /// One past the last frame up to which all are decoded.
+    complete: usize,
+    /// Most frames that are kept.
+    window: usize,
+}
+
+/// The state that the threads share.
+struct State {
+    feeds: Vec<Decoded>,
+    /// The next batch to work on.
+    next: usize,
+    /// The failure of the earliest batch, with that batch and the feed.
+    failed: Option<((usize, usize), Error)>,
+}
+
+/// What a thread does next.
+enum Turn {
+    Work(usize, Vec<Vec<Frame>>),
+    Decode(usize, Range<usize>, Box<dyn FrameReader>),
+    Open(usize, Range<usize>),
+    Wait,
+    End,
+}
+
+impl Frames for Pull {
+    fn pull(&self, feeds: &[Feed], batches: &[Needs], work: &Work) -> Result<()> {
+        let decoded = feeds.iter().enumerate().map(|(index, feed)| {
+            let needed = batches.iter().map(|needs| needs[index].len()).max();
+            let window = self.kept / feeds.len() / feed.bytes.max(1);
+            Decoded {
+                runs: runs(&feed.places),
+                frames: VecDeque::new(),
+                first: 0,
+                complete: 0,
+                window: window.max(needed.unwrap_or(0)).max(1),
+            }
+        });
+        let decoded: Vec<Decoded> = decoded.collect();
+        // With few runs in sight, a decoder has to use several threads itself.
+        let apart = decoded.iter().all(|feed| {
+            let longest = feed.runs.iter().map(|run| run.frames.len()).max();
+            let seen = feed.window / longest.unwrap_or(1).max(1);
+            seen.min(feed.runs.len()) * feeds.len() >= self.threads
+        });
+        let each = if apart { 1 } else { self.threads };
+        let shared = Shared {
+            pull: self,
+            feeds,
+            batches,
+            work,
+            each,
+            state: Mutex::new(State {
+                feeds: decoded,
+                next: 0,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads {
+                scope.spawn(|| shared.take_turns());
+            }
+            shared.take_turns();
+        });
+        let state = shared.state.into_inner();
+        let state = state.map_err(|_| Error::failed("a thread that decodes frames has failed"))?;
+        match state.failed {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Cuts frames into runs: frames of one file in the order of time.
+fn runs(places: &[Place]) -> VecDeque<Run> {
+    let mut runs = VecDeque::new();
+    let mut start = 0;
+    for at in 1..=places.len() {
+        let goes_on = places.get(at).is_some_and(|place| {
+            let before = &places[at - 1];
+            (place.source, &place.path) == (before.source, &before.path)
+                && place.seconds >= before.seconds
+        });
+        if !goes_on {
+            runs.push_back(Run {
+                frames: start..at,
+                next: start,
+                busy: false,
+                reader: None,
+            });
+            start = at;
+        }
+    }
+    if places.is_empty() {
+        runs.clear();
+    }
+    runs
+}
+
+/// What the threads of a pull share.
+struct Shared<'a> {
+    pull: &'a Pull,
+    feeds: &'a [Feed<'a>],
+    batches: &'a [Needs],
+    work: &'a Work<'a>,
+    /// The number of threads of a decoder.
+    each: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared<'_> {
+    /// Does what is to be done, turn by turn, until nothing is left.
+    fn take_turns(&self) {
+        let Ok(mut state) = self.state.lock() else {
+            return;
+        };
+        loop {
+            let turn = self.turn(&mut state);
+            match turn {
+                Turn::End => {
+                    self.changed.notify_all();
+                    return;
+                }
+                Turn::Wait => match self.changed.wait(state) {
+                    Ok(woken) => state = woken,
+                    Err(_) => return,
+                },
+                turn => {
+                    drop(state);
+                    let done = self.act(turn);
+                    let Ok(locked) = self.state.lock() else {
+                        return;
+                    };
+                    state = locked;
+                    self.settle(&mut state, done);
+                    self.changed.notify_all();
+                }
+            }
+        }
+    }
+
+    /// Chooses the next turn: the next batch if it is complete, else the run that is needed first.
+    fn turn(&self, state: &mut State) -> Turn {
+        // Batches before the one that failed go on: every run reports the same failure.
+        let end = state.failed.as_ref().map(|((batch, _), _)| *batch);
+        let end = end.unwrap_or(self.batches.len());
+        if state.next >= end {
+            return Turn::End;
+        }
+        let needs = &self.batches[state.next];
+        let complete = |(feed, need): (&Decoded, &Range<usize>)| feed.complete >= need.end;
+        if state.feeds.iter().zip(needs).all(complete) {
+            let batch = state.next;
+            let frames = state.feeds.iter().zip(needs).map(|(feed, need)| {
+                let own = need.clone().filter_map(|at| feed.frame(at).cloned());
+                own.collect::<Vec<_>>()
+            });
+            let frames = frames.collect();
+            state.next += 1;
+            if let Some(needs) = self.batches.get(state.next) {
+                for (feed, need) in state.feeds.iter_mut().zip(needs) {
+                    feed.drop_before(need.start);
+                }
+            }
+            return Turn::Work(batch, frames);
+        }
+        // The run that is needed first, counted in batches.
+        let mut best: Option<(usize, usize, usize)> = None;
+        for (index, feed) in state.feeds.iter().enumerate() {
+            let seen = feed.first + feed.window;
+            let free = |run: &Run| !run.busy && run.next < seen;
+            let Some((at, run)) = feed.runs.iter().enumerate().find(|(_, run)| free(run)) else {
+                continue;
+            };
+            let later = &self.batches[state.next..];
+            let batch = later.partition_point(|needs| needs[index].end <= run.next);
+            if state.next + batch < end && best.is_none_or(|(known, ..)| batch < known) {
+                best = Some((batch, index, at));
+            }
+        }
+        let Some((_, index, at)) = best else {
+            return Turn::Wait;
+        };
+        let feed = &mut state.feeds[index];
+        let end = feed.first + feed.window;
+        let run = &mut feed.runs[at];
+        run.busy = true;
+        let frames = run.next..run.frames.end.min(run.next + TURN).min(end);
+        match run.reader.take() {
+            Some(reader) => Turn::Decode(index, frames, reader),
+            None => Turn::Open(index, frames),
+        }
+    }
+
+    /// Does a turn, without holding the state.
+    fn act(&self, turn: Turn) -> Done {
+        match turn {
+            Turn::Work(batch, frames) => {
+                let result = caught("the model", || (self.work)(batch, &frames));
+                Done::Worked(batch, result)
+            }
+            Turn::Open(feed, frames) => {
+                let source = self.feeds[feed].places[frames.start].source;
+                let opened = self.pull.reader(source);
+                match opened.and_then(|source| source.reader(self.each)) {
+                    Ok(reader) => self.decode(feed, frames, reader),
+                    Err(error) => Done::Decoded(feed, frames.start, Vec::new(), Err(error)),
+                }
+            }
+            Turn::Decode(feed, frames, reader) => self.decode(feed, frames, reader),
+            Turn::Wait | Turn::End => Done::Nothing,
+        }
+    }
+
+    fn decode(&self, index: usize, frames: Range<usize>, mut reader: Box<dyn FrameReader>) -> Done {
+        let feed = &self.feeds[index];
+        let mut made = Vec::with_capacity(frames.len());
+        let mut failed = None;
+        for place in &feed.places[frames.clone()] {
+            let shown = caught("the decoder", || {
+                let picture = reader.frame(place)?;
+                (feed.convert)(picture)
+            });
+            match shown {
+                Ok(frame) => made.push(Arc::new(frame)),
+                Err(error) => {
+                    let (id, column) = (place.trajectory, feed.column);
+                    failed = Some(error.at(format!("trajectory {id}, column `{column}`")));
+                    break;
+                }
+            }
+        }
+        let ends = |next: &Place| next.path != feed.places[frames.end - 1].path;
+        if failed.is_some() || feed.places.get(frames.end).is_none_or(ends) {
+            // A file that was replaced may have failed for that reason alone.
+            failed = reader.finish().err().or(failed);
+        }
+        let after = failed.map_or(Ok(reader), Err);
+        Done::Decoded(index, frames.start, made, after)
+    }
+
+    /// Takes what a turn has made into the state.
+    fn settle(&self, state: &mut State, done: Done) {
+        let failed = match done {
+            Done::Nothing | Done::Worked(_, Ok(())) => None,
+            Done::Worked(batch, Err(error)) => Some(((batch, usize::MAX), error)),
+            Done::Decoded(feed, start, made, after) => {
+                let end = start + made.len();
+                state.feeds[feed].put(start, made);
+                match after {
+                    Ok(reader) => {
+                        state.feeds[feed].give_back(end, reader);
+                        None
+                    }
+                    Err(error) => {
+                        let batch = self.batches.partition_point(|needs| needs[feed].end <= end);
+                        Some(((batch, feed), error))
+                    }
+                }
+            }
+        };
+        if let Some((place, error)) = failed
+            && state
+                .failed
+                .as_ref()
+                .is_none_or(|(known, _)| place < *known)
+        {
+            state.failed = Some((place, error));
+        }
+    }
+}
+
+/// What a turn has made.
+enum Done {
+    Nothing,
+    Worked(usize, Result<()>),
+    /// Frames of a feed from an index on, and the reader of the next ones, or why there are none.
+    Decoded(usize, usize, Vec<Frame>, Result<Box<dyn FrameReader>>),
+}
+
+impl Decoded {
+    /// Returns the frame `at`, if it is decoded and kept.
+    fn frame(&self, at: usize) -> Option<&Frame> {
+        self.frames.get(at.checked_sub(self.first)?)?.as_ref()
+    }
+
+    /// Drops the frames before `start`, which are all decoded.
+    fn drop_before(&mut self, start: usize) {
+        let count = start.saturating_sub(self.first).min(self.frames.len());
+        self.frames.drain(..count);
+        self.first += count;
+    }
+
+    /// Keeps frames from `start` on.
+    fn put(&mut self, start: usize, made: Vec<Frame>) {
+        for (at, frame) in (start..).zip(made) {
+            let Some(place) = at.checked_sub(self.first) else {
+                continue;
+            };
+            if self.frames.len() <= place {
+                self.frames.resize(place + 1, None);
+            }
+            self.frames[place] = Some(frame);
+        }
+        while self.frame(self.complete).is_some() {
+            self.complete += 1;
+        }
+    }
+
+    /// Gives the run whose next frame is `next` its reader back.
+    fn give_back(&mut self, next: usize, reader: Box<dyn FrameReader>) {
+        let own = |run: &Run| run.busy && run.frames.start < next && next <= run.frames.end;
+        if let Some(at) = self.runs.iter().position(own) {
+            let run = &mut self.runs[at];
+            (run.next, run.busy) = (next, false);
+            if next == run.frames.end {
+                self.runs.remove(at);
+            } else {
+                run.reader = Some(reader);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use arrow::array::ArrayRef;
+    use arrow::datatypes::Field;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dataset::frames::Picture;
+
+    /// Videos whose frames hold the letter of their file and their own number.
+    #[derive(Debug, Default)]
+    struct Fake {
+        /// How often each frame was decoded.
+        decoded: Arc<Mutex<BTreeMap<(String, u64), usize>>>,
+        /// The frame that is damaged.
+        damaged: Option<(&'static str, f64)>,
+    }
+
+    struct FakeReader {
+        decoded: Arc<Mutex<BTreeMap<(String, u64), usize>>>,
+        damaged: Option<(&'static str, f64)>,
+        rgb: Vec<u8>,
+    }
+
+    impl Decode for Fake {
+        fn field(&self, _: &Field) -> Option<Field> {
+            None
+        }
+
+        fn column(&self, _: &str, stored: &ArrayRef) -> Result<ArrayRef> {
+            Ok(Arc::clone(stored))
+        }
+
+        fn reader(&self, _: usize) -> Result<Box<dyn FrameReader>> {
+            Ok(Box::new(FakeReader {
+                decoded: Arc::clone(&self.decoded),
+                damaged: self.damaged,
+                rgb: Vec::new(),
+            }))
+        }
+
+        fn depends(&self) -> &str {
+            ""
+        }
+    }
+
+    impl FrameReader for FakeReader {
+        fn frame(&mut self, place: &Place) -> Result<Picture<'_>> {
+            if self
+                .damaged
+                .is_some_and(|(path, at)| *path == *place.path && at == place.seconds)
+            {
+                return Err(Error::failed(format!("{} s is damaged", place.seconds)));
+            }
+            let key = (place.path.to_string(), place.seconds as u64);
+            *self.decoded.lock().unwrap().entry(key).or_default() += 1;
+            self.rgb = vec![place.path.as_bytes()[0], place.seconds as u8, 0];
+            std::thread::yield_now();
+            Ok(Picture::packed([1, 1], &self.rgb))
+        }
+
+        fn finish(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn place(path: &str, at: usize) -> Place {
+        Place {
+            path: Arc::from(path),
+            seconds: at as f64,
+            tolerance: 0.0,
+            source: 0,
+            trajectory: 7,
+        }
+    }
+
+    /// What a batch of one feed needs.
+    fn one(need: Range<usize>) -> Needs {
+        std::iter::once(need).collect()
+    }
+
+    fn pull(fake: Fake, threads: usize, kept: usize) -> Pull {
+        Pull {
+            sources: vec![Arc::new(fake) as Arc<dyn Decode>],
+            threads,
+            kept,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn batches_get_their_frames_and_each_is_decoded_once(
+            files in prop::collection::vec(1usize..30, 1..6),
+            (size, ahead) in (1usize..9, 0usize..5),
+            (threads, kept, cameras) in (1usize..5, 0usize..200, 1usize..3),
+        ) {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let places: Vec<Place> = files
+                .iter()
+                .zip(names)
+                .flat_map(|(length, name)| (0..*length).map(move |at| place(name, at)))
+                .collect();
+            let total = places.len();
+            let convert = |picture: Picture| Ok(picture.rgb.to_vec());
+            let feeds: Vec<Feed> = (0..cameras)
+                .map(|camera| Feed {
+                    column: names[camera],
+                    places: places.clone(),
+                    bytes: 3,
+                    convert: &convert,
+                })
+                .collect();
+            let needs: Vec<Needs> = (0..total)
+                .step_by(size)
+                .map(|from| vec![from..total.min(from + size + ahead); cameras])
+                .collect();
+            let fake = Fake::default();
+            let decoded = Arc::clone(&fake.decoded);
+            let seen = Mutex::new(BTreeMap::new());
+            pull(fake, threads, kept)
+                .pull(&feeds, &needs, &|batch, frames| {
+                    seen.lock().unwrap().insert(batch, frames.to_vec());
+                    Ok(())
+                })
+                .unwrap();
+            let seen = seen.into_inner().unwrap();
+            prop_assert_eq!(seen.len(), needs.len());
+            for (needs, frames) in needs.iter().zip(seen.values()) {
+                for (need, frames) in needs.iter().zip(frames) {
+                    let wanted = places[need.clone()]
+                        .iter()
+                        .map(|place| vec![place.path.as_bytes()[0], place.seconds as u8, 0]);
+                    let found: Vec<Vec<u8>> = frames.iter().map(|frame| frame.to_vec()).collect();
+                    prop_assert_eq!(found, wanted.collect::<Vec<_>>());
+                }
+            }
+            prop_assert!(decoded.lock().unwrap().values().all(|count| *count == cameras));
+        }
+
+        #[test]
+        fn the_first_failure_is_reported_whatever_the_threads(
+            threads in 1usize..5, at in 0usize..40, late in 0usize..10,
+        ) {
+            let places: Vec<Place> = (0..40).map(|at| place("a", at)).collect();
+            let convert = |picture: Picture| Ok(picture.rgb.to_vec());
+            let feeds = [Feed { column: "cam", places, bytes: 3, convert: &convert }];
+            let needs: Vec<Needs> =
+                (0..10).map(|batch| one(4 * batch..4 * batch + 4)).collect();
+            let fake = Fake { damaged: Some(("a", at as f64)), ..Fake::default() };
+            let worked = AtomicUsize::new(0);
+            let error = pull(fake, threads, 60)
+                .pull(&feeds, &needs, &|batch, _| {
+                    worked.fetch_add(1, Ordering::Relaxed);
+                    if batch == late { Err(Error::failed("the model fails")) } else { Ok(()) }
+                })
+                .unwrap_err();
+            let wanted = if late < at / 4 {
+                "the model fails".to_owned()
+            } else {
+                format!("trajectory 7, column `cam`: {at} s is damaged")
+            };
+            prop_assert_eq!(error.message, wanted);
+            prop_assert!(worked.into_inner() >= late.min(at / 4));
+        }
+    }
+
+    #[test]
+    fn frames_far_ahead_wait_until_there_is_room() {
+        let places: Vec<Place> = ["a", "b", "c"]
+            .iter()
+            .flat_map(|name| (0..100).map(move |at| place(name, at)))
+            .collect();
+        let convert = |picture: Picture| Ok(picture.rgb.to_vec());
+        let feeds = [Feed {
+            column: "cam",
+            places,
+            bytes: 3,
+            convert: &convert,
+        }];
+        let needs: Vec<Needs> = (0..300).map(|at| one(at..at + 1)).collect();
+        let fake = Fake::default();
+        let decoded = Arc::clone(&fake.decoded);
+        pull(fake, 4, 60)
+            .pull(&feeds, &needs, &|batch, _| {
+                // The window begins at most with the frame of the next batch of each thread.
+                let count = decoded.lock().unwrap().len();
+                assert!(count <= batch + 4 + 20, "{count} frames at batch {batch}");
+                Ok(())
+            })
+            .unwrap();
+    }
+}

@@ -1,0 +1,112 @@
+//! Verifies that the times of rows are times of frames, as their files state them.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Episode;
+use crate::dataset::files;
+use crate::error::Result;
+use crate::format::lerobot::info::Info;
+use crate::inspect::Findings;
+use crate::video::{self, TOLERANCE, Timeline};
+
+/// Verifies the files of videos. `starts` has the time of the first row of episodes, by their
+/// index. Without a decoder in this build, only their presence is verified.
+pub(super) fn validate_videos(
+    info: &Info,
+    episodes: &[Episode],
+    starts: &HashMap<u64, f64>,
+    findings: &mut Findings,
+    path: &str,
+) -> Result<()> {
+    let decodes = video::version().is_ok();
+    for (at, feature) in info.videos().enumerate() {
+        let mut seen = HashSet::new();
+        let mut open: Option<(String, Timeline)> = None;
+        for episode in episodes {
+            let (file, from) = match info.video_file(episode, at, &feature.name) {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(error) => {
+                    findings.error("path", path, error.to_string());
+                    continue;
+                }
+            };
+            let whole = info.root.join(&file);
+            let is_new = seen.insert(file.clone());
+            if is_new && !files::is_file(&whole)? {
+                findings.error(
+                    "missing-video",
+                    file,
+                    format!(
+                        "the video file of `{}` is missing: fetch it, or remove the feature",
+                        feature.name
+                    ),
+                );
+                continue;
+            }
+            if !decodes {
+                continue;
+            }
+            if is_new {
+                open = match video::timeline(&whole) {
+                    Ok(timeline) => Some((file.clone(), timeline)),
+                    Err(error) => {
+                        findings.error("unreadable-video", file, error.to_string());
+                        continue;
+                    }
+                };
+            }
+            let Some((_, timeline)) = open.as_ref().filter(|(open, _)| *open == file) else {
+                continue;
+            };
+            let Some(start) = starts.get(&episode.index) else {
+                continue;
+            };
+            if let Some(fault) = fault(timeline, from + start, episode.length, info.fps) {
+                let place = format!("episode {}, {file}", episode.index);
+                findings.error("frame-time", place, fault);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns what is wrong with the times of the `length` rows of an episode, of which the first is
+/// at `start` seconds; `None` if each has a frame.
+fn fault(timeline: &Timeline, start: f64, length: u64, fps: f64) -> Option<String> {
+    let times = (0..length).map(|row| (row, start + row as f64 / fps));
+    let nearest = |time: f64| {
+        let after = timeline.times.partition_point(|frame| *frame < time);
+        let around = [after.checked_sub(1), Some(after)];
+        let around = around.into_iter().flatten();
+        let around = around.filter_map(|frame| Some((frame, timeline.times.get(frame)?)));
+        around
+            .map(|(frame, at)| (frame, at - time))
+            .min_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))
+    };
+    // Timestamps have 32 bits: far from the start, rounding alone exceeds the tolerance.
+    let most = |time: f64| TOLERANCE.max(time * f64::from(f32::EPSILON));
+    let missing = times
+        .clone()
+        .find(|(_, time)| nearest(*time).is_none_or(|(_, off)| off.abs() >= most(*time)))?;
+    let (row, time) = missing;
+    let (first, last) = (timeline.times.first()?, timeline.times.last()?);
+    let mut message = format!(
+        "frame {row} is at {time:.4} s, where the video has no frame: its {} frames are at \
+         {first:.4} to {last:.4} s",
+        timeline.times.len()
+    );
+    let shift = start - first;
+    if shift.abs() >= TOLERANCE {
+        let index = (shift * fps).round();
+        message.push_str(&format!(
+            "; the times are shifted by {shift:.4} s, about {index} frames: read frames by their \
+             number with `--frames-at index`"
+        ));
+    } else {
+        message.push_str(
+            ": the video may be cut short, or read the nearest frames with `--tolerance SECONDS`",
+        );
+    }
+    Some(message)
+}

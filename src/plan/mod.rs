@@ -10,6 +10,7 @@
 mod checks;
 mod columns;
 mod fingerprint;
+mod late_frames;
 mod models;
 mod paths;
 mod phases;

@@ -8,18 +8,19 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::late_frames::{LateFrames, by_reference};
 use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, Decode, SourceContent, files, layout, source_name, write};
+use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
 use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
-use crate::video::{self, Frames, Videos, refers};
+use crate::video::{self, Frames, Videos};
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";
@@ -32,14 +33,6 @@ enum From {
     Own(Dataset, Option<String>),
 }
 
-/// Frames that take the place of references after an import.
-struct Late {
-    /// How they are decoded.
-    frames: Frames,
-    /// What decodes them, as far as it is known before the import.
-    by: Arc<dyn Decode>,
-}
-
 /// A source that is imported before it is read.
 pub(crate) struct SourceToImport {
     /// Everything that the imported dataset depends on: the source's content and how it is read.
@@ -50,7 +43,7 @@ pub(crate) struct SourceToImport {
     pub path: PathBuf,
     from: From,
     /// The frames that take the place of references once they are imported.
-    frames: Option<Late>,
+    frames: Option<LateFrames>,
     /// How the imported dataset gets the videos that its rows refer to.
     pub videos: Videos,
     /// The number of bad trajectories that may be set aside without a failing exit code.
@@ -334,26 +327,15 @@ fn find_foreign(
     };
     let source = format.open(&path, &options)?;
     let (about, mut steps) = (import::identified(&source.about()), source.schema());
-    options.frames.kind = Frames::Reference;
-    let frames = match input.options.frames.kind {
-        Frames::Reference => None,
-        // Several sources are compared by the columns that an import writes.
-        _ if !alone => None,
-        frames => {
-            let referred = format.open(&path, &options)?.schema();
-            let late = late(&referred, &steps).map(|fields| {
-                let by = video::planned(fields, &content)?;
-                Ok::<_, Error>(Late { frames, by })
-            });
-            let late = late.transpose()?;
-            if late.is_some() {
-                steps = referred;
-            }
-            late
+    // Several sources are compared by the columns that an import writes.
+    let mut frames = None;
+    if alone && options.frames.kind != Frames::Reference {
+        let by_reference = by_reference(&options);
+        let referred = format.open(&path, &by_reference)?.schema();
+        frames = LateFrames::of(&steps, &referred, options.frames.kind, &content)?;
+        if frames.is_some() {
+            (steps, options) = (referred, by_reference);
         }
-    };
-    if frames.is_none() {
-        options.frames = input.options.frames;
     }
     for (name, value) in options.depends()? {
         fingerprint.set(name, value);
@@ -378,18 +360,6 @@ fn find_foreign(
         import,
         widen: input.widen,
     })
-}
-
-/// Returns the columns of frames among `steps`, if these are the columns `referred` but for frames
-/// in place of references.
-fn late(referred: &Schema, steps: &Schema) -> Option<Vec<Field>> {
-    let pairs = || referred.fields().iter().zip(steps.fields());
-    let same = pairs().all(|(stored, made)| {
-        stored.name() == made.name() && (stored.data_type() == made.data_type() || refers(stored))
-    });
-    let made = pairs().filter(|(stored, made)| stored.data_type() != made.data_type());
-    let made: Vec<Field> = made.map(|(_, made)| made.as_ref().clone()).collect();
-    (same && referred.fields().len() == steps.fields().len() && !made.is_empty()).then_some(made)
 }
 
 /// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.

@@ -1,8 +1,8 @@
 //! Resizing of RGB pictures.
 //!
 //! The arithmetic is that of Pillow's `Image.resize`: each axis in turn, columns first, weights in
-//! fixed point with 22 bits, and pixels rounded to 8 bits after each axis. A triangle is stretched by
-//! the factor that a picture shrinks by, so no pixel is left out.
+//! fixed point with 22 bits, and pixels rounded to 8 bits after each axis. A triangle is stretched
+//! by the factor that a picture shrinks by, so no pixel is left out.
 
 use super::Filter;
 use crate::dataset::frames::Picture;

@@ -11,9 +11,6 @@ from recipes import RECIPES, hopper, members, model, recipe, sigmoid, steps, to_
 # Recipes that are checked in test_ssorl.py, or stage by stage in test_label.py and test_stages.py.
 # Other modules check these.
 ELSEWHERE = {
-    "dreams",
-    "frame_embeddings",
-    "frozen_encoder_idm",
     "quickstart",
     "relative_actions",
     "relative_chunks",
@@ -21,7 +18,6 @@ ELSEWHERE = {
     "ssorl_compat",
     "ssorl_decoupled",
     "ssorl_self_training",
-    "vision_filter",
 }
 
 

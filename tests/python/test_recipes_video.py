@@ -124,7 +124,7 @@ def robot(shared):
 
 def run(tmp_path, videos, name):
     """Runs a recipe as it is committed, and returns the LeRobot dataset that it writes."""
-    path = f"pipelines/{name}.yaml"
+    path = f"pipelines/video/{name}.yaml"
     readme = (REPOSITORY / "README.md").read_text()
     check(f"`trajmill run {path}`" in readme, f"{path} is not in README.md")
     shutil.copytree(REPOSITORY / "pipelines", tmp_path / "pipelines")
@@ -132,7 +132,7 @@ def run(tmp_path, videos, name):
     trajmill("check", path, cwd=tmp_path)
     trajmill("run", path, cwd=tmp_path)
     check("nothing to do" in trajmill("run", path, cwd=tmp_path).stderr, "the second time")
-    written = (tmp_path / path).read_text().split("materialise: { path: ../")[1].split(",")[0]
+    written = (tmp_path / path).read_text().split("materialise: { path: ../../")[1].split(",")[0]
     trajmill("validate", tmp_path / written)
     return Read(tmp_path / written)
 

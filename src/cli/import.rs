@@ -15,7 +15,7 @@ use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::read::{
     Alignment, Axes, FinalAction, FrameOptions, FramesAt, NonFinite, OnError, Options, quarantine,
 };
-use crate::video::Frames;
+use crate::video::{Frames, Videos};
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
 #[derive(Debug, clap::Args)]
@@ -95,6 +95,12 @@ pub(super) struct Import {
     /// example `--tolerance 0.02`; the nearest frame counts [default: 0.0001]
     #[arg(long, value_name = "SECONDS")]
     tolerance: Option<f64>,
+    /// How the dataset gets the videos that its rows refer to: `link` links the files, or copies
+    /// them from another file system; `copy` copies them, so that a change of the source does not
+    /// reach them; `reference` leaves them in the source, and whatever reads them needs `--videos`
+    /// or `videos` with the directory of the source
+    #[arg(long, value_name = "HOW", default_value = "link", value_parser = word::<Videos>)]
+    videos: Videos,
     /// Response to an observation, action or reward that is NaN or infinite: `fail` takes its
     /// trajectory for a bad one, `keep` imports it as it is
     #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<NonFinite>)]
@@ -141,6 +147,7 @@ impl Command for Import {
                 at: self.frames_at,
                 tolerance: self.tolerance,
             },
+            videos: self.videos,
             non_finite: self.non_finite,
             task: self.task.clone(),
             on_error: self.on_error,

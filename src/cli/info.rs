@@ -147,6 +147,14 @@ fn show(path: &Path, dataset: &Dataset) -> Result<()> {
         count(manifest.shards.len(), "shard"),
         bytes as f64 / 1e6
     ))?;
+    if !manifest.videos.is_empty() {
+        let bytes: u64 = manifest.videos.iter().map(|video| video.bytes).sum();
+        print::line(&format!(
+            "videos        {}, {:.1} MB",
+            count(manifest.videos.len(), "file"),
+            bytes as f64 / 1e6
+        ))?;
+    }
     print::line(&format!("actions       {}", statistics.sources()))?;
     if let Some(returns) = &statistics.returns {
         print::line(&format!(

@@ -14,6 +14,7 @@ use crate::format;
 use crate::run::Observer;
 use crate::run::import::Import;
 use crate::transfer::read::Options;
+use crate::video::Videos;
 
 /// Rows per shard of a temporary import.
 const SHARD_ROWS: u64 = 250_000;
@@ -68,7 +69,17 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     };
     let import = {
         let _busy = Busy::with(format!("hashing {}", path.display()));
-        Import::new(path, Some(format.name), Options::default(), SHARD_ROWS).map_err(advice)?
+        // Videos stay where they are: the dataset lives as long as this command.
+        let videos = if format.has_videos() {
+            Videos::Reference
+        } else {
+            Videos::default()
+        };
+        let options = Options {
+            videos,
+            ..Options::default()
+        };
+        Import::new(path, Some(format.name), options, SHARD_ROWS).map_err(advice)?
     };
     let directory = TemporaryDir::create()?;
     print::say(&format!(

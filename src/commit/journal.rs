@@ -1,6 +1,6 @@
 //! The journal: a durable list of the tasks that a run has finished.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,9 @@ pub(crate) struct Finished {
     pub shard: ShardEntry,
     /// Rows and trajectories through each transform, for the summary.
     pub flow: serde_json::Value,
+    /// The paths of the videos that its rows refer to.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
+    pub videos: BTreeSet<String>,
 }
 
 /// The journal of a result: one line per finished task, each with its own checksum.

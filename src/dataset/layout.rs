@@ -30,6 +30,20 @@ pub(crate) fn trajectories(shard: usize) -> String {
     format!("trajectories/{shard:05}.parquet")
 }
 
+/// Returns the path of a video, relative to the dataset. Files with the same content and the same
+/// extension have the same path. `blake3` is the hash of the content in hexadecimal.
+pub(crate) fn video(blake3: &str, extension: &str) -> String {
+    let name = &blake3[..blake3.len().min(32)];
+    if extension.is_empty() {
+        format!("{VIDEOS}/{name}")
+    } else {
+        format!("{VIDEOS}/{name}.{extension}")
+    }
+}
+
+/// The directory of a dataset's videos, relative to the dataset.
+pub(crate) const VIDEOS: &str = "videos";
+
 /// The most bytes that common file systems accept in a name.
 pub(crate) const LONGEST_NAME: usize = 255;
 

@@ -232,7 +232,7 @@ pub struct FileEntry {
 /// A video of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VideoEntry {
-    /// Path relative to the dataset: `videos/HASH.EXTENSION`.
+    /// Path relative to the dataset: see [`layout::video`](super::layout::video).
     pub path: String,
     /// Length in bytes.
     pub bytes: u64,

@@ -267,7 +267,7 @@ impl Dataset {
                 return Err(Error::failed(message).hint("restore the file from a copy"));
             }
         }
-        Ok(())
+        self.verify_videos()
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::store::Digest;
 use super::verified::{Stamp, TICK, replaced};
-use super::{content_hash, description, files};
+use super::{content_hash, description, files, store};
 use crate::error::{Error, Result};
 
 /// Returns the name of a foreign source at `path`: that of the file or folder without its
@@ -26,12 +28,15 @@ pub(crate) fn source_name(path: &Path) -> Option<String> {
 /// [`SourceContent::ensure_unchanged`].
 ///
 /// Folders have stamps too, because a folder that is exchanged for another and back leaves no trace
-/// in its files. So a new mode or a new link during the reading is an error as well.
+/// in its files. So a new mode of a folder during the reading is an error as well.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceContent {
     path: PathBuf,
     hash: String,
+    files: Arc<BTreeMap<PathBuf, Digest>>,
     stamps: BTreeMap<PathBuf, Stamp>,
+    /// The later stamps of files that were hashed again.
+    seen: Arc<Mutex<BTreeMap<PathBuf, Stamp>>>,
 }
 
 impl SourceContent {
@@ -46,11 +51,20 @@ impl SourceContent {
             std::thread::sleep(TICK);
             found = stamps(path)?;
         }
+        let content = content_hash(path)?;
         Ok(SourceContent {
             path: path.to_owned(),
-            hash: content_hash(path)?,
+            hash: content.hash,
+            files: Arc::new(content.files),
             stamps: found,
+            seen: Arc::default(),
         })
+    }
+
+    /// Returns the length and the hash that the file `path` of the source had; `None` if there was
+    /// no such file.
+    pub(crate) fn digest(&self, path: &Path) -> Option<&Digest> {
+        self.files.get(path)
     }
 
     /// Returns the hash; see [`content_hash`].
@@ -63,9 +77,13 @@ impl SourceContent {
     /// # Errors
     /// Returns an error if a file changed, appeared or disappeared.
     pub(crate) fn ensure_unchanged(&self) -> Result<()> {
-        match stamps(&self.path) {
-            Ok(now) if now == self.stamps => Ok(()),
-            Ok(_) | Err(_) => Err(replaced(&self.path)),
+        let now = stamps(&self.path).map_err(|_| replaced(&self.path))?;
+        let is_same = now.len() == self.stamps.len()
+            && now.iter().all(|(path, stamp)| self.is_same(path, stamp));
+        if is_same {
+            Ok(())
+        } else {
+            Err(replaced(&self.path))
         }
     }
 
@@ -78,13 +96,42 @@ impl SourceContent {
         let mut places = path.ancestors().take_while(|at| at.starts_with(&self.path));
         let is_same = |at: &Path| {
             let now = std::fs::metadata(at).map(|about| Stamp::of(&about));
-            now.is_ok_and(|now| self.stamps.get(at) == Some(&now))
+            now.is_ok_and(|now| self.is_same(at, &now))
         };
         if places.all(is_same) {
             Ok(())
         } else {
             Err(replaced(&self.path))
         }
+    }
+
+    /// Whether the file or folder `path`, whose stamp is `now`, is the one that was hashed. A file
+    /// that only got another link or mode is hashed again: another process may have given it to a
+    /// dataset as its own video.
+    fn is_same(&self, path: &Path, now: &Stamp) -> bool {
+        let Some(then) = self.stamps.get(path) else {
+            return false;
+        };
+        let seen = |stamp: &Stamp| {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.get(path) == Some(stamp)
+        };
+        if then == now || seen(now) {
+            return true;
+        }
+        let Some(digest) = self.digest(path).filter(|_| then.is_as_written(now)) else {
+            return false;
+        };
+        if now.is_young() {
+            std::thread::sleep(TICK);
+        }
+        let is_right = store::digest(path).is_ok_and(|found| found == *digest)
+            && std::fs::metadata(path).is_ok_and(|about| Stamp::of(&about) == *now);
+        if is_right {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.insert(path.to_owned(), *now);
+        }
+        is_right
     }
 }
 
@@ -146,6 +193,30 @@ mod tests {
         let content = SourceContent::of(&at("a")).unwrap();
         content.ensure_unchanged().unwrap();
         store::remove(&at("a")).unwrap();
+        content.ensure_unchanged().unwrap_err();
+    }
+
+    #[test]
+    fn a_file_that_is_linked_is_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        store::create_dir(&at("source")).unwrap();
+        store::write(&at("source/file"), b"frames").unwrap();
+        let content = SourceContent::of(&at("source")).unwrap();
+        let digest = content.digest(&at("source/file")).unwrap();
+        std::thread::sleep(TICK);
+        store::link_verified(&at("source/file"), &at("link"), digest).unwrap();
+        content.ensure_file_unchanged(&at("source/file")).unwrap();
+        content.ensure_unchanged().unwrap();
+        // Other bytes of the same length, and the old time.
+        let written = at("source/file").metadata().unwrap().modified().unwrap();
+        #[expect(clippy::disallowed_methods)]
+        let file = std::fs::File::options()
+            .write(true)
+            .open(at("link"))
+            .unwrap();
+        rustix::io::pwrite(&file, b"F", 0).unwrap();
+        file.set_modified(written).unwrap();
         content.ensure_unchanged().unwrap_err();
     }
 

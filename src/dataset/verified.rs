@@ -95,6 +95,12 @@ impl Stamp {
         }
     }
 
+    /// Returns whether no byte of the file was written between this stamp and `other`, as far as
+    /// the time of the last write tells.
+    pub(super) fn is_as_written(&self, other: &Stamp) -> bool {
+        self.written == other.written
+    }
+
     /// Returns whether another change now could leave the stamp as it is.
     pub(super) fn is_young(&self) -> bool {
         self.age().is_some_and(|age| age < TICK)

@@ -3,13 +3,16 @@
 //! A dataset owns the videos that its manifest lists. Paths of all other references are relative to
 //! the source that the dataset was imported from, a folder that the user names.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 
 use super::manifest::VideoEntry;
-use super::{Dataset, files};
+use super::store::Digest;
+use super::{Dataset, files, layout, store};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 
@@ -83,6 +86,131 @@ pub(crate) fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
     .hint("references are relative to the dataset that was imported: import it again"))
 }
 
+/// A video that the steps of a source refer to.
+pub struct SourceVideo {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length and hash; `None` if nobody has hashed it, or the import has.
+    pub(crate) digest: Option<Digest>,
+}
+
+/// A video that is to become a dataset's own.
+#[derive(Debug, Clone)]
+pub(crate) struct VideoToOwn {
+    /// Its entry in the manifest.
+    pub entry: VideoEntry,
+    /// The file that is linked or copied.
+    pub from: PathBuf,
+}
+
+/// Links `videos`, or copies them if `copy` is true, into the dataset at `root`, which is not
+/// published yet, and returns their entries in the manifest. What an earlier run has brought stays.
+/// Other files that it has left are removed.
+///
+/// # Errors
+/// Returns an error if a file is missing, has another length or cannot be written.
+pub(crate) fn own<'a>(
+    root: &Path,
+    videos: impl IntoIterator<Item = &'a VideoToOwn>,
+    copy: bool,
+) -> Result<Vec<VideoEntry>> {
+    let folder = root.join(layout::VIDEOS);
+    let mut entries: Vec<VideoEntry> = Vec::new();
+    for VideoToOwn { entry, from } in videos {
+        if entries.is_empty() {
+            store::create_dir(&folder)?;
+        }
+        let digest = Digest {
+            bytes: entry.bytes,
+            blake3: entry.blake3.clone(),
+        };
+        let bring = if copy {
+            store::copy_verified
+        } else {
+            store::link_verified
+        };
+        bring(from, &root.join(&entry.path), &digest)?;
+        entries.push(entry.clone());
+    }
+    entries.sort();
+    if files::is_dir(&folder)? {
+        for path in files::list(&folder).map_err(|error| files::unreadable(&folder, &error))? {
+            if !entries.iter().any(|entry| root.join(&entry.path) == path) {
+                store::remove(&path)?;
+            }
+        }
+        store::sync_dir(&folder)?;
+    }
+    Ok(entries)
+}
+
+/// Adds the paths of all references in `column`, whose field is `field`, to `paths`.
+pub(crate) fn add_paths(field: &Field, column: &ArrayRef, paths: &mut BTreeSet<String>) {
+    let Some(parts) = column.as_struct_opt() else {
+        return;
+    };
+    if !refers(field) {
+        for (field, part) in parts.fields().iter().zip(parts.columns()) {
+            add_paths(field, part, paths);
+        }
+        return;
+    }
+    let names = parts.column(0).as_string::<i32>();
+    let mut last = None;
+    for row in (0..parts.len()).filter(|row| parts.is_valid(*row)) {
+        let path = names.value(row);
+        if last != Some(path) && !paths.contains(path) {
+            paths.insert(path.to_owned());
+        }
+        last = Some(path);
+    }
+}
+
+/// Returns `column`, whose field is `field`, with another path in every reference: the one that
+/// `new` returns.
+///
+/// # Errors
+/// Returns the errors of `new`.
+pub(crate) fn with_paths(
+    field: &Field,
+    column: &ArrayRef,
+    new: &mut dyn FnMut(&str) -> Result<String>,
+) -> Result<ArrayRef> {
+    let Some(parts) = column.as_struct_opt() else {
+        return Ok(Arc::clone(column));
+    };
+    let columns = if refers(field) {
+        let names = parts.column(0).as_string::<i32>();
+        let mut last: Option<(&str, String)> = None;
+        let mut renamed = StringBuilder::new();
+        for row in 0..parts.len() {
+            if parts.is_null(row) {
+                renamed.append_value("");
+                continue;
+            }
+            let path = names.value(row);
+            let (_, renamed_path) = match last.take() {
+                Some(known) if known.0 == path => last.insert(known),
+                _ => last.insert((path, new(path)?)),
+            };
+            renamed.append_value(renamed_path);
+        }
+        vec![
+            Arc::new(renamed.finish()) as ArrayRef,
+            Arc::clone(parts.column(1)),
+        ]
+    } else {
+        let of = parts.fields().iter().zip(parts.columns());
+        of.map(|(field, part)| with_paths(field, part, new))
+            .collect::<Result<_>>()?
+    };
+    Ok(Arc::new(StructArray::try_new(
+        parts.fields().clone(),
+        columns,
+        parts.nulls().cloned(),
+    )?))
+}
+
 impl Dataset {
     /// Returns the dataset, whose references to videos that it does not own are relative to `root`.
     pub(crate) fn with_videos(self, root: Option<PathBuf>) -> Dataset {
@@ -98,6 +226,18 @@ impl Dataset {
         let videos = &self.manifest.videos;
         let at = videos.binary_search_by(|video| video.path.as_str().cmp(path));
         at.ok().and_then(|at| videos.get(at))
+    }
+
+    /// Verifies that every video that the dataset owns is there and has the length that the
+    /// manifest lists. Reads no file.
+    ///
+    /// # Errors
+    /// Returns an error if a file is missing or has another length.
+    pub(crate) fn verify_videos(&self) -> Result<()> {
+        let videos = &self.manifest.videos;
+        videos
+            .iter()
+            .try_for_each(|entry| verify_length(&self.path.join(&entry.path), entry))
     }
 
     /// Verifies the bytes of a video that the dataset owns, unless this process has done that
@@ -146,6 +286,27 @@ impl Dataset {
                 ),
             )
         }
+    }
+}
+
+impl Dataset {
+    /// Returns the video that a reference names by `path`, with its length and hash if the dataset
+    /// owns it; `None` if it is not known where the file is.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::video`].
+    pub(crate) fn source_video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        let owned = self.owned_video(path);
+        if owned.is_none() && self.video_root.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(SourceVideo {
+            path: self.video(path)?,
+            digest: owned.map(|entry| Digest {
+                bytes: entry.bytes,
+                blake3: entry.blake3.clone(),
+            }),
+        }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Writes shards of whole trajectories. Row groups end where trajectories end, and files are hashed
 //! while they are written.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::manifest::{FileEntry, ShardEntry, Statistics, TOOL};
 use super::row_group::{GroupWriter, Origin};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
-use super::{Block, computed_columns, layout};
+use super::{Block, computed_columns, layout, videos};
 use crate::error::{Error, Result};
 
 /// Number of bytes of steps that are encoded at once.
@@ -33,6 +34,7 @@ pub struct ShardWriter {
     block_rows: usize,
     rows: u64,
     statistics: Statistics,
+    videos: BTreeSet<String>,
 }
 
 /// Returns the schema of `trajectories` for steps of the schema `steps` and carried columns of the
@@ -166,12 +168,18 @@ impl ShardWriter {
             block_rows: schema::block_rows(steps),
             rows: 0,
             statistics: Statistics::default(),
+            videos: BTreeSet::new(),
         })
     }
 
     /// Returns the number of rows of steps written so far.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Returns the paths of the videos that the rows written so far refer to.
+    pub(crate) fn videos(&self) -> &BTreeSet<String> {
+        &self.videos
     }
 
     /// Appends whole trajectories.
@@ -182,6 +190,11 @@ impl ShardWriter {
         let computed = computed_columns::compute(block)?;
         self.statistics.add(&computed.statistics);
         self.write_trajectories(block, computed)?;
+        for field in self.logical.fields() {
+            if let Some(column) = block.steps.column_by_name(field.name()) {
+                videos::add_paths(field, column, &mut self.videos);
+            }
+        }
         let steps = self.ordered(&block.steps)?;
         self.rows += steps.num_rows() as u64;
         if let Some(origin) = &block.origin {

@@ -16,6 +16,7 @@ mod shard;
 mod tasks;
 mod train;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -76,6 +77,8 @@ pub(crate) struct PhaseTasks<'a> {
 pub(crate) struct Outcome {
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
+    /// The paths of the videos that rows refer to.
+    pub videos: BTreeSet<String>,
     /// The rows and trajectories that went through each transform, in order.
     pub flow: Vec<Flow>,
     /// The number of tasks that an earlier run had finished.
@@ -283,6 +286,7 @@ fn task_rows(task: &Task) -> u64 {
 fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> Result<Outcome> {
     let mut flow: Vec<Flow> = phase.transforms.iter().map(Flow::through).collect();
     let mut shards = Vec::with_capacity(tasks.len());
+    let mut videos = BTreeSet::new();
     for task in tasks {
         let finished: &Finished = journal
             .finished
@@ -294,9 +298,11 @@ fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> 
             .zip(&own)
             .for_each(|(total, own)| total.add(own));
         shards.push(finished.shard.clone());
+        videos.extend(finished.videos.iter().cloned());
     }
     Ok(Outcome {
         shards,
+        videos,
         flow,
         resumed,
         tasks: tasks.len(),

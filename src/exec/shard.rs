@@ -1,5 +1,6 @@
 //! Runs one task: its trajectories go through the transforms into one shard.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(super) struct Done {
     task: usize,
     shard: ClosedShard,
     flow: Vec<Flow>,
+    videos: BTreeSet<String>,
 }
 
 impl Done {
@@ -33,6 +35,7 @@ impl Done {
             task: self.task,
             shard,
             flow,
+            videos: self.videos,
         })
     }
 }
@@ -80,11 +83,13 @@ impl Writer<'_> {
             (watcher.progress)(rows);
         }
         store::pause();
+        let videos = writer.videos().clone();
         let shard = clock.time("write", || writer.close())?;
         Ok(Done {
             task: task.index,
             shard,
             flow,
+            videos,
         })
     }
 

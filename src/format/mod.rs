@@ -38,7 +38,7 @@ use crate::transfer::read::task::Tasked;
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
 use crate::transfer::roundtrip::{note, restore};
 use crate::transfer::write::{WriteOptions, Writer};
-use crate::video::{self, Frames};
+use crate::video::{self, Frames, Videos};
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
@@ -116,6 +116,7 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
+        let videos = (options.videos != Videos::default()).then_some("videos");
         // The import handles bad trajectories and tasks of every format, and every reader takes the
         // choice of columns.
         self.verify_options(
@@ -123,12 +124,19 @@ impl Format {
             given
                 .keys()
                 .map(String::as_str)
+                .chain(videos)
                 .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;
         if options.frames.kind != Frames::Reference {
             video::version()?;
         }
         Ok(reader)
+    }
+
+    /// Whether the format refers to videos, which a dataset that is made from it can own.
+    pub fn has_videos(&self) -> bool {
+        let reader = self.read.as_ref();
+        reader.is_some_and(|reader| reader.takes.contains(&"videos"))
     }
 
     /// Verifies that the format takes all options that the user gave.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{Findings, Steps};
 use crate::dataset::Account;
 use crate::error::{Error, Result};
-use crate::transfer::read::{IncomingTrajectory, NonFinite, Source};
+use crate::transfer::read::{IncomingTrajectory, NonFinite, Source, SourceVideo};
 
 /// A source whose bad trajectories are errors.
 pub(crate) struct Checked<'a> {
@@ -90,6 +90,10 @@ impl Source for Checked<'_> {
 
     fn about(&self) -> SchemaRef {
         self.inner.about()
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.inner.video(path)
     }
 
     fn lost(&self) -> Option<u64> {

@@ -18,6 +18,7 @@ use crate::stage::{
     STAGES, Stage, TrainIdm,
 };
 use crate::train;
+use crate::video::{Videos, refers};
 
 /// Binds `pipeline` to its datasets and models. Reads manifests, footers and model files, but no
 /// rows.
@@ -28,10 +29,26 @@ use crate::train;
 pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result<Plan> {
     let mut faults = pipeline.faults.clone();
     let (sources, imports): (Vec<Dataset>, Vec<Option<SourceToImport>>) =
-        sources::look(pipeline, &mut faults).into_iter().unzip();
+        sources::look(pipeline, videos(pipeline), &mut faults)
+            .into_iter()
+            .unzip();
     let Some(first) = sources.first() else {
         return Err(pipeline.source.error(faults));
     };
+    let refer = |source: &Dataset| source.steps.fields().iter().any(|field| refers(field));
+    if sources.len() > 1
+        && videos(pipeline) == Videos::Reference
+        && sources.iter().any(refer)
+        && let Some(node) = videos_node(pipeline)
+    {
+        faults.push(Diagnostic {
+            span: node.span,
+            message: "`videos: reference` keeps paths that are relative to one source, and the \
+                      pipeline has several"
+                .to_owned(),
+            help: Some("write `videos: link`: the result then owns the files".to_owned()),
+        });
+    }
     let runtime = if pipeline.stages.iter().any(runs_models) {
         Some(Arc::new(Runtime::find(options)?))
     } else {
@@ -69,6 +86,21 @@ pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result
         text: pipeline.source.text.clone(),
         params: pipeline.params.clone(),
     })
+}
+
+/// What the first result does with the videos that the sources refer to. A copy is made when the
+/// result is, so a source is imported with links.
+fn videos(pipeline: &PipelineFile) -> Videos {
+    match videos_node(pipeline).and_then(Node::as_str) {
+        Some("reference") => Videos::Reference,
+        _ => Videos::Link,
+    }
+}
+
+/// Returns the option `videos` of the first result.
+fn videos_node(pipeline: &PipelineFile) -> Option<&Node> {
+    let first = pipeline.stages.iter().find(|stage| writes_a_result(stage));
+    first.and_then(|stage| stage.options.get("videos"))
 }
 
 /// The registry entry of a stage; `None` if there is no stage of its name.

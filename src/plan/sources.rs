@@ -19,7 +19,7 @@ use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed}
 use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
-use crate::video::{self, Frames, refers};
+use crate::video::{self, Frames, Videos, refers};
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";
@@ -51,6 +51,8 @@ pub(crate) struct SourceToImport {
     from: From,
     /// The frames that take the place of references once they are imported.
     frames: Option<Late>,
+    /// How the imported dataset gets the videos that its rows refer to.
+    pub videos: Videos,
     /// The number of bad trajectories that may be set aside without a failing exit code.
     pub allowed: u64,
     /// The columns to rename, as (old, new).
@@ -156,9 +158,11 @@ struct Found {
     widen: bool,
 }
 
-/// Looks at the sources of `pipeline`: their columns, and which of them to import first.
+/// Looks at the sources of `pipeline`: their columns, and which of them to import first. `videos`
+/// says what happens to the videos that they refer to.
 pub(super) fn look(
     pipeline: &PipelineFile,
+    videos: Videos,
     faults: &mut Vec<Diagnostic>,
 ) -> Vec<(Dataset, Option<SourceToImport>)> {
     let mut found: Vec<Found> = Vec::new();
@@ -171,7 +175,7 @@ pub(super) fn look(
         }
     };
     for input in &pipeline.inputs {
-        match find(pipeline, input) {
+        match find(pipeline, input, videos) {
             Ok(source) => found.push(source),
             Err(error) => faults.push(fault(input, error)),
         }
@@ -215,7 +219,7 @@ pub(super) fn carried(trajectories: &Schema) -> Schema {
     Schema::new(kept.cloned().collect::<Vec<_>>())
 }
 
-fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
+fn find(pipeline: &PipelineFile, input: &Input, videos: Videos) -> Result<Found> {
     let path = pipeline.locate(&input.path);
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", TOOL);
@@ -224,9 +228,9 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
         None => files::exists(&layout::manifest(&path))? || !files::exists(&path)?,
     };
     if own {
-        find_own(pipeline, input, path, fingerprint)
+        find_own(pipeline, input, path, fingerprint, videos)
     } else {
-        find_foreign(input, path, fingerprint, pipeline.inputs.len() == 1)
+        find_foreign(input, path, fingerprint, videos, pipeline.inputs.len() == 1)
     }
 }
 
@@ -235,6 +239,7 @@ fn find_own(
     input: &Input,
     path: PathBuf,
     mut fingerprint: Fingerprint,
+    how: Videos,
 ) -> Result<Found> {
     let given = input.options.given()?;
     if let Some(name) = given
@@ -265,6 +270,9 @@ fn find_own(
     if let Some(decoded) = &dataset.decoded {
         fingerprint.set("frames", decoded.by.depends());
     }
+    if adopts(&dataset, how) {
+        fingerprint.set("videos", "owned");
+    }
     let (mut steps, mut about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
     let task = input.options.task.clone();
     if let Some(task) = &task {
@@ -279,6 +287,7 @@ fn find_own(
         path,
         from: From::Own(dataset.clone(), task),
         frames: None,
+        videos: how,
         allowed: 0,
         steps: renamed(&steps, &names)?,
         names,
@@ -298,6 +307,7 @@ fn find_foreign(
     input: &Input,
     path: PathBuf,
     mut fingerprint: Fingerprint,
+    how: Videos,
     alone: bool,
 ) -> Result<Found> {
     if input.videos.is_some() {
@@ -310,9 +320,20 @@ fn find_foreign(
     let content = SourceContent::of(&path)?;
     fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
-    let source = format.open(&path, &input.options)?;
+    let how = if format.has_videos() {
+        how
+    } else {
+        Videos::default()
+    };
+    if format.has_videos() && how != Videos::Reference {
+        fingerprint.set("videos", "owned");
+    }
+    let mut options = Options {
+        videos: how,
+        ..input.options.clone()
+    };
+    let source = format.open(&path, &options)?;
     let (about, mut steps) = (import::identified(&source.about()), source.schema());
-    let mut options = input.options.clone();
     options.frames.kind = Frames::Reference;
     let frames = match input.options.frames.kind {
         Frames::Reference => None,
@@ -344,6 +365,7 @@ fn find_foreign(
         path,
         from: From::Format(format, options),
         frames,
+        videos: how,
         allowed: input.allowed,
         names: Vec::new(),
         about,
@@ -368,6 +390,11 @@ fn late(referred: &Schema, steps: &Schema) -> Option<Vec<Field>> {
     let made = pairs().filter(|(stored, made)| stored.data_type() != made.data_type());
     let made: Vec<Field> = made.map(|(_, made)| made.as_ref().clone()).collect();
     (same && referred.fields().len() == steps.fields().len() && !made.is_empty()).then_some(made)
+}
+
+/// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.
+fn adopts(dataset: &Dataset, how: Videos) -> bool {
+    how != Videos::Reference && dataset.video_root.is_some() && dataset.decoded.is_none()
 }
 
 /// Gives all sources the columns of all of them. Returns the first source whose columns contradict
@@ -425,7 +452,9 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
         let fits = describe(&steps) == describe(&import.steps)
             && describe(&about) == describe(&import.about);
-        let unchanged = import.names.is_empty() && matches!(import.from, From::Own(_, None));
+        let unchanged = import.names.is_empty()
+            && matches!(import.from, From::Own(_, None))
+            && !adopts(&dataset, import.videos);
         if unchanged && (alone || fits) {
             return Ok((dataset, None));
         }

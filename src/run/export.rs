@@ -33,6 +33,7 @@ impl Export {
     /// files cannot be read or written, or the user wants to stop. Nothing is left behind then.
     pub(crate) fn run(&self, output: &Path, observer: Observer) -> Result<Option<Written>> {
         let writer = self.format.writes(&self.options)?;
+        self.dataset.verify_videos()?;
         let fingerprint = self.fingerprint()?;
         let claim = commit::claim(&Wanted {
             overwrite: self.overwrite,

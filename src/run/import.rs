@@ -17,7 +17,9 @@ use crate::inspect::Checked;
 use crate::plan::Fingerprint;
 use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::task::SET_TASK;
+use crate::transfer::read::videos::Owned;
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
+use crate::video::Videos;
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -78,6 +80,9 @@ impl Import {
         fingerprint.set(SOURCE, content.hash());
         fingerprint.set("format", format.name);
         fingerprint.set("shard_rows", shard_rows.to_string());
+        if format.has_videos() && options.videos != Videos::Reference {
+            fingerprint.set("videos", "owned");
+        }
         for (name, value) in options.depends()? {
             fingerprint.set(name, value);
         }
@@ -132,6 +137,7 @@ impl Import {
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
             non_finite: Some(self.options.non_finite),
+            videos: self.options.videos,
             imports: &[],
             ancestry: commit::ancestry(&self.source)?,
         }
@@ -158,6 +164,8 @@ pub(super) struct Job<'a> {
     /// What to do with numbers that are not finite; `None` if trajectories are not verified,
     /// because the source is a dataset of trajmill.
     pub(super) non_finite: Option<NonFinite>,
+    /// How the dataset gets the videos that its rows refer to.
+    pub(super) videos: Videos,
     /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
     pub(super) imports: &'a [Account],
     /// The datasets that the source was made from.
@@ -177,13 +185,14 @@ impl Job<'_> {
         staging: &Staging,
         observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
+        let mut owned = Owned::new(source, self.content, self.videos);
         let mut checked;
-        let source = match self.non_finite {
+        let source: &mut dyn Source = match self.non_finite {
             Some(non_finite) => {
-                checked = Checked::new(source, non_finite);
+                checked = Checked::new(&mut owned, non_finite);
                 &mut checked
             }
-            None => source,
+            None => &mut owned,
         };
         let key = self.fingerprint.key();
         let content = self.fingerprint.inputs.get(SOURCE);
@@ -214,6 +223,7 @@ impl Job<'_> {
             content.ensure_unchanged()?;
         }
         let imported = imported?;
+        let source_metadata = source.metadata();
         let aside = imported.aside.clone();
         let quarantine = quarantine_hash(&staging.dataset(&key), aside.trajectories)?;
         let mut imports = self.imports.to_vec();
@@ -224,13 +234,14 @@ impl Job<'_> {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
             ancestry: self.ancestry.clone(),
-            source_metadata: source.metadata(),
+            source_metadata,
             imports,
             set_aside: aside.trajectories,
             quarantine,
             ..Lineage::default()
         };
-        let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
+        let videos = owned.bring(&imported.videos, &staging.dataset(&key))?;
+        let sealed = staging.seal(&key, &imported.manifest(&key, videos, lineage))?;
         Ok((sealed, aside))
     }
 }

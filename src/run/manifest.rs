@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
+use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION, VideoEntry};
 use crate::dataset::{Account, Ancestry, Dataset, ShardEntry, schema};
 use crate::error::{Error, Result};
 use crate::exec::Flow;
@@ -19,6 +19,7 @@ pub(super) fn of(
     phase: &Phase,
     input: &[Dataset],
     shards: Vec<ShardEntry>,
+    videos: Vec<VideoEntry>,
     flow: &[Flow],
     ancestry: Ancestry,
 ) -> Result<Manifest> {
@@ -38,7 +39,7 @@ pub(super) fn of(
         columns: schema::describe(&phase.steps),
         statistics,
         shards,
-        videos: Vec::new(),
+        videos,
         lineage: Lineage {
             by: "run".to_owned(),
             pipeline: Some(plan.text.clone()),

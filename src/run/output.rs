@@ -131,6 +131,12 @@ impl<'a> Output<'a> {
             Claim::Granted(staging) => staging,
         };
         // Whatever would stop the run later stops it now, before it reads a row.
+        for source in sources {
+            let own = source
+                .import
+                .map_or(Some(&source.dataset), |import| import.own());
+            own.map_or(Ok(()), Dataset::verify_videos)?;
+        }
         let mut any_model = false;
         for model in self.models() {
             models::is_missing(model, self.options.fresh)?;

@@ -1,5 +1,6 @@
 //! The phases that lead to an output, each after the models that are trained on what it reads.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::import::quarantine_hash;
@@ -7,12 +8,16 @@ use super::report::ModelReport;
 use super::sources::Ready;
 use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
+use crate::dataset::manifest::VideoEntry;
+use crate::dataset::videos::{self, VideoToOwn};
 use crate::dataset::{Ancestry, Dataset};
+use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
 use crate::stage::Counted;
 use crate::transfer::read::quarantine;
+use crate::video::Videos;
 
 /// What the phases of an output did.
 pub(super) struct Made {
@@ -60,16 +65,18 @@ pub(super) fn execute(
                 .map_err(|error| error.at(format!("stage `{}`", model.name)))?;
             trained.push(report);
         }
-        let (name, shard_rows, imported) = match &phase.sink {
+        let (name, shard_rows, imported, videos) = match &phase.sink {
             Sink::Intermediate { .. } => (
                 format!("phase {}", index + 1),
                 INTERMEDIATE_SHARD_ROWS,
                 None,
+                Videos::Link,
             ),
             Sink::Output { options, .. } => (
                 options.path.clone(),
                 options.shard_rows,
                 Some(sources.imported.as_slice()),
+                options.videos,
             ),
             Sink::Model { .. } => break,
         };
@@ -80,6 +87,7 @@ pub(super) fn execute(
                 name,
                 shard_rows,
                 imported,
+                videos,
                 ancestry: &ancestry,
             },
             input,
@@ -109,6 +117,8 @@ struct Pass<'a> {
     /// The imports whose quarantined trajectories the result lists; `None` if it is an
     /// intermediate.
     imported: Option<&'a [Dataset]>,
+    /// How the result gets the videos that its rows refer to.
+    videos: Videos,
     /// The datasets that the result is made from. Intermediates are not among them.
     ancestry: &'a Ancestry,
 }
@@ -161,11 +171,13 @@ fn pass(
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);
     made.tasks = (made.tasks.0 + outcome.tasks, made.tasks.1 + outcome.resumed);
+    let videos = own_videos(&outcome.videos, input, pass.videos, &root, made)?;
     let mut manifest = manifest::of(
         pass.plan,
         phase,
         input,
         outcome.shards,
+        videos,
         &made.flow,
         pass.ancestry.clone(),
     )?;
@@ -178,4 +190,38 @@ fn pass(
         manifest.lineage.quarantine = quarantine_hash(&root, manifest.lineage.set_aside)?;
     }
     Dataset::open(&staging.seal(&key, &manifest)?)
+}
+
+/// Gives the dataset at `root` the videos at `paths` that the sources own, and returns their
+/// entries in the manifest. Adds a warning if rows refer to other videos.
+fn own_videos(
+    paths: &BTreeSet<String>,
+    sources: &[Dataset],
+    how: Videos,
+    root: &Path,
+    made: &mut Made,
+) -> Result<Vec<VideoEntry>> {
+    if how == Videos::Reference {
+        return Ok(Vec::new());
+    }
+    let owned = |path: &String| {
+        sources.iter().find_map(|source| {
+            let entry = source.owned_video(path)?.clone();
+            let from = source.path.join(path);
+            Some(VideoToOwn { entry, from })
+        })
+    };
+    let videos: Vec<VideoToOwn> = paths.iter().filter_map(owned).collect();
+    if videos.len() < paths.len() {
+        let warning = format!(
+            "rows refer to {} that no source owns, and the references stay as they are: set \
+             `videos` of the source to the dataset that it was imported from, and the result owns \
+             them",
+            count((paths.len() - videos.len()) as u64, "video")
+        );
+        if !made.warnings.contains(&warning) {
+            made.warnings.push(warning);
+        }
+    }
+    videos::own(root, &videos, how == Videos::Copy)
 }

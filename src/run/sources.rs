@@ -126,6 +126,7 @@ fn import(
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
             non_finite: to_import.non_finite(),
+            videos: to_import.videos,
             imports: to_import
                 .own()
                 .map_or(&[], |own| &own.manifest.lineage.imports),
@@ -138,9 +139,13 @@ fn import(
             job.run(source, staging, observer).map(|_| ())
         })?;
     }
-    let dataset = to_import.with_frames(Dataset::open(&root)?)?;
+    // Only references that the dataset does not own need a folder.
+    let videos = to_import
+        .own()
+        .map_or(Some(&to_import.path), |own| own.video_root.as_ref());
+    let dataset = Dataset::open(&root)?.with_videos(videos.cloned());
     Ok(Dataset {
         name: name.to_owned(),
-        ..dataset
+        ..to_import.with_frames(dataset)?
     })
 }

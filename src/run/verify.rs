@@ -8,7 +8,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use rayon::prelude::*;
 
-use crate::dataset::manifest::Statistics;
+use crate::dataset::manifest::{Statistics, VideoEntry};
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader, files, layout, store};
 use crate::error::wording::{count, number};
@@ -43,7 +43,7 @@ pub(crate) struct Fault {
 /// the counts, and which files there are.
 pub(crate) fn whole(dataset: &Dataset) -> Verified {
     let mut verified = Verified {
-        files: 1 + 2 * dataset.manifest.shards.len(),
+        files: 1 + 2 * dataset.manifest.shards.len() + dataset.manifest.videos.len(),
         ..Verified::default()
     };
     let path = layout::manifest(&dataset.path);
@@ -69,6 +69,7 @@ pub(crate) fn whole(dataset: &Dataset) -> Verified {
         .map(|entry| shard(dataset, entry))
         .collect();
     verified.faults.extend(shards.into_iter().flatten());
+    verified.faults.extend(videos(dataset));
     totals(dataset, &mut verified);
     set_aside(dataset, &mut verified);
     extra(dataset, &mut verified);
@@ -179,6 +180,26 @@ fn spans(trajectories: &ShardReader, rows: u64) -> Result<Option<String>> {
         .then(|| format!("its trajectories have {next} rows, and the file of steps has {rows}")))
 }
 
+/// Compares the videos with their entries in the manifest.
+fn videos(dataset: &Dataset) -> Vec<Fault> {
+    let videos = dataset.manifest.videos.par_iter();
+    let fault = |entry: &VideoEntry| {
+        let error = dataset.verify_video(&entry.path).err()?;
+        let path = dataset.path.join(&entry.path);
+        let rule = if files::is_file(&path).unwrap_or(true) {
+            "checksum"
+        } else {
+            "missing-video"
+        };
+        Some(Fault {
+            rule,
+            file: entry.path.clone(),
+            message: located(dataset, &entry.path, error.message),
+        })
+    };
+    videos.filter_map(fault).collect()
+}
+
 /// Compares the totals in the manifest with the sums over its shards.
 fn totals(dataset: &Dataset, verified: &mut Verified) {
     let mut sum = Statistics::default();
@@ -262,6 +283,8 @@ fn extra(dataset: &Dataset, verified: &mut Verified) {
     let root = &dataset.path;
     let mut known: HashSet<PathBuf> = dataset.files().map(|file| root.join(&file.path)).collect();
     known.insert(layout::manifest(root));
+    let videos = dataset.manifest.videos.iter();
+    known.extend(videos.map(|entry| root.join(&entry.path)));
     if dataset.manifest.lineage.set_aside > 0 {
         known.insert(root.join(quarantine::FILE));
     }

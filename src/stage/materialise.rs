@@ -8,6 +8,7 @@ use super::{Bound, Context, Misfit, Stage, options};
 use crate::error::{Error, nearest};
 use crate::format::{self, FORMATS, Format};
 use crate::transfer::write::WriteOptions;
+use crate::video::Videos;
 
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
@@ -44,6 +45,12 @@ pub struct Materialise {
     /// Every dataset has the observation, action, reward, flags and ids. Default: all columns.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
+    /// How the result gets the videos that its rows refer to. `link` links the files of the
+    /// sources, or copies them from another file system. `copy` copies them, so that a change of
+    /// the source does not reach them. `reference` leaves them in the source: whatever reads them
+    /// needs `videos` with the directory of the source. Default: `link`.
+    #[serde(default)]
+    pub videos: Videos,
     /// Replaces a different result at the same path. Default: false.
     #[serde(default)]
     pub overwrite: bool,
@@ -70,12 +77,17 @@ impl Materialise {
 
     /// Returns the options that the bytes of the result depend on, for its fingerprint.
     pub fn recipe(&self) -> Value {
-        json!({
+        let mut recipe = json!({
             "format": self.format,
             "shard_rows": self.shard_rows,
             "columns": self.columns,
             "with": self.with,
-        })
+        });
+        // Links and copies have the same bytes.
+        if self.videos == Videos::Reference {
+            recipe["videos"] = json!(self.videos);
+        }
+        recipe
     }
 }
 

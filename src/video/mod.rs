@@ -82,3 +82,26 @@ pub(crate) enum Filter {
     /// shrinks, it differs from OpenCV's `INTER_AREA` by at most 1.
     Area,
 }
+
+/// How a dataset gets the videos that its rows refer to.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Videos {
+    /// Links the files into the dataset, or copies them from another file system.
+    #[default]
+    Link,
+    /// Copies the files into the dataset, so that nothing that happens to the source changes them.
+    Copy,
+    /// Leaves the files in the source. References are relative to it.
+    Reference,
+}

@@ -134,7 +134,8 @@ fn decoded_of(
 }
 
 /// Returns `dataset`, which was imported from the folder `root`, with decoded frames, or with
-/// references that can be followed. `content` is that of the folder when it was imported.
+/// references that can be followed. `content` is that of the folder when it was imported. It
+/// matters only where the dataset does not own the videos.
 ///
 /// # Errors
 /// Returns the errors of [`decoded`].
@@ -147,7 +148,8 @@ pub(crate) fn imported(
     if !dataset.steps.fields().iter().any(|field| refers(field)) {
         return Ok(dataset);
     }
-    decoded_of(dataset, frames, Some(root), &|_| Ok(content.clone()))
+    let root = dataset.manifest.videos.is_empty().then_some(root);
+    decoded_of(dataset, frames, root, &|_| Ok(content.clone()))
 }
 
 /// Frames of a dataset that is yet to be imported.

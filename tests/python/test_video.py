@@ -53,7 +53,7 @@ class Decoded:
         self.wanted = two_cameras(self.root)
         for name in ("array", "png"):
             trajmill("import", self.root, folder / name, "--frames", name)
-        trajmill("import", self.root, folder / "reference")
+        trajmill("import", self.root, folder / "reference", "--videos", "reference")
         self.array, self.png, self.reference = (
             folder / "array",
             folder / "png",

@@ -18,6 +18,7 @@
 #[cfg(feature = "faults")]
 mod faults;
 mod link;
+mod linked;
 mod ownership;
 mod publication;
 mod removal;
@@ -34,6 +35,7 @@ use super::layout::folder;
 use crate::error::{Error, Result};
 
 pub(crate) use link::{copy, link_or_copy};
+pub(crate) use linked::{copy_verified, link_verified};
 pub(crate) use ownership::{append, lock, refuse_links, take_dir};
 pub(crate) use publication::{exchange, publish};
 pub(crate) use removal::{remove, remove_empty, remove_file};
@@ -95,6 +97,7 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Makes the bytes of the file at `path` durable, which a library has written.
+#[cfg(feature = "video")]
 pub(crate) fn sync_file(path: &Path) -> Result<()> {
     attempt("sync", path, || File::open(path)?.sync_all())
 }

@@ -56,6 +56,12 @@ impl WholeFile {
         })
     }
 
+    /// Lets the file, which is empty, share the bytes of `other` until one of them changes. Returns
+    /// `false` and changes nothing if the file system has no reflinks.
+    pub(super) fn clone_from(&mut self, other: &File) -> bool {
+        rustix::fs::ioctl_ficlone(&self.file, other).is_ok()
+    }
+
     /// Makes the file durable and lets it appear at its path, unless something is there: then this
     /// returns `false` and changes nothing.
     ///
@@ -161,7 +167,7 @@ fn descriptor(file: &File) -> PathBuf {
 }
 
 /// Gives a file without a name the name `path`; `None` if something is there.
-fn link(file: &File, path: &Path) -> io::Result<Option<()>> {
+pub(super) fn link(file: &File, path: &Path) -> io::Result<Option<()>> {
     let named = rustix::fs::linkat(CWD, descriptor(file), CWD, path, AtFlags::SYMLINK_FOLLOW);
     match named {
         Ok(()) => Ok(Some(())),

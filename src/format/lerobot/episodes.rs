@@ -5,12 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
 use serde_json::Value;
 
-use super::files::{damaged, floats, integers, lines, parquet_files, table};
+use super::files::{damaged, integers, lines, nullable, parquet_files, table};
 use super::info::{INFO, Info, Layout};
 use super::video_statistics::{self, STATS, Statistics};
 use crate::dataset::schema::trajectory;
@@ -27,8 +27,10 @@ pub(crate) struct Episode {
     pub(crate) first: Option<u64>,
     /// One past its last row, if the metadata says.
     pub(crate) end: Option<u64>,
-    /// For each video feature: chunk, file, and the second at which the episode begins in it.
-    pub(crate) videos: Vec<(u64, u64, f64)>,
+    /// For each video feature: chunk, file, and the second at which the episode begins in it;
+    /// `None` if the episode has no video of it. Empty if path templates alone say where videos
+    /// are.
+    pub(crate) videos: Vec<Option<(u64, u64, f64)>>,
     /// Its row in [`Episodes::own_columns`].
     pub(crate) row: usize,
 }
@@ -211,18 +213,28 @@ fn read_batch(
     let mut videos = Vec::new();
     for video in info.videos() {
         let column = |part: &str| format!("videos/{}/{part}", video.name);
-        let from = floats(batch, &column("from_timestamp"));
-        let from = from.ok_or_else(|| {
-            damaged(
-                file,
-                format!("column `{}` is missing", column("from_timestamp")),
-            )
-        })?;
-        videos.push((
-            needed(&column("chunk_index"))?,
-            needed(&column("file_index"))?,
-            from,
-        ));
+        let parts = ["chunk_index", "file_index", "from_timestamp"];
+        if parts
+            .iter()
+            .all(|part| batch.column_by_name(&column(part)).is_none())
+        {
+            videos.push(None);
+            continue;
+        }
+        let part = |name: &str| {
+            nullable(batch, &column(name)).ok_or_else(|| {
+                damaged(
+                    file,
+                    format!(
+                        "column `{}` is missing or does not hold numbers",
+                        column(name)
+                    ),
+                )
+            })
+        };
+        let [chunk, number, from] = parts;
+        let parts = [part(chunk)?, part(number)?, part(from)?];
+        videos.push(Some((&video.name, parts)));
     }
     for row in 0..batch.num_rows() {
         let natural = |name: &str, column: &Int64Array| {
@@ -255,12 +267,32 @@ fn read_batch(
             end: optional("dataset_to_index", &end)?,
             videos: videos
                 .iter()
-                .map(|(chunk, file, from)| {
-                    Ok((
-                        natural("chunk_index", chunk)?,
-                        natural("file_index", file)?,
-                        from.value(row),
-                    ))
+                .map(|video| {
+                    let Some((name, parts)) = video else {
+                        return Ok(None);
+                    };
+                    let value = |part: &Float64Array| {
+                        let is_there = part.is_valid(row) && !part.value(row).is_nan();
+                        is_there.then(|| part.value(row))
+                    };
+                    let index = |number: f64| {
+                        let whole = number >= 0.0 && number.fract() == 0.0 && number < 1e9;
+                        whole.then_some(number as u64)
+                    };
+                    let wrong = || {
+                        damaged(
+                            file,
+                            format!("row {row} does not say where its video `{name}` is"),
+                        )
+                    };
+                    match parts.each_ref().map(value) {
+                        [None, None, None] => Ok(None),
+                        [Some(chunk), Some(file), Some(from)] => {
+                            let place = index(chunk).zip(index(file)).ok_or_else(wrong)?;
+                            Ok(Some((place.0, place.1, from)))
+                        }
+                        _ => Err(wrong()),
+                    }
                 })
                 .collect::<Result<_>>()?,
             row: episodes.len(),

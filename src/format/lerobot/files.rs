@@ -106,10 +106,10 @@ pub(crate) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
     (column.null_count() == 0).then(|| column.as_primitive::<Int64Type>().clone())
 }
 
-/// Returns the column `name` as float64; `None` if it is missing, holds nulls or is not numeric.
-pub(crate) fn floats(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
+/// Returns the column `name` as float64; `None` if it is missing or not numeric.
+pub(crate) fn nullable(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
     let column = cast(batch.column_by_name(name)?, &DataType::Float64).ok()?;
-    (column.null_count() == 0).then(|| column.as_primitive::<Float64Type>().clone())
+    Some(column.as_primitive::<Float64Type>().clone())
 }
 
 /// Returns numbers or booleans as float64.

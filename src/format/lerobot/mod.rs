@@ -69,7 +69,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: detect,
     }),
     read: Some(Reader {
-        takes: &["map", "frames"],
+        takes: &["map", "frames", "videos"],
         open: read::read,
     }),
     write: Some(Writer {

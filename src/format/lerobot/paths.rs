@@ -12,15 +12,17 @@ impl Info {
     }
 
     /// Returns the file of an episode for the video feature `key`, the one numbered `at`, relative
-    /// to the dataset, and the second at which the episode begins in it.
+    /// to the dataset, and the second at which the episode begins in it; `None` if the episode has
+    /// no video of the feature.
     pub(crate) fn video_file(
         &self,
         episode: &Episode,
         at: usize,
         key: &str,
-    ) -> Result<(String, f64)> {
+    ) -> Result<Option<(String, f64)>> {
         let (file, from) = match episode.videos.get(at) {
-            Some((chunk, file, from)) => (Some((*chunk, *file)), *from),
+            Some(None) => return Ok(None),
+            Some(Some((chunk, file, from))) => (Some((*chunk, *file)), *from),
             None => (None, 0.0),
         };
         let template = self.video_path.as_deref().unwrap_or(match self.layout {
@@ -31,11 +33,10 @@ impl Info {
                 "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
             }
         });
-        Ok((
-            self.fill(template, episode, file, key)
-                .map_err(|error| error.at(self.root.join(INFO).display()))?,
-            from,
-        ))
+        let path = self
+            .fill(template, episode, file, key)
+            .map_err(|error| error.at(self.root.join(INFO).display()))?;
+        Ok(Some((path, from)))
     }
 
     /// Fills in a path template in the style of Python's `str.format`.

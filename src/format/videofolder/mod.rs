@@ -27,7 +27,9 @@ use crate::dataset::schema::step;
 use crate::dataset::{Account, files};
 use crate::error::{Error, Result};
 use crate::transfer::read::table::Found;
-use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source, no_effect};
+use crate::transfer::read::{
+    Choice, IncomingTrajectory, Options, Reader, Source, SourceVideo, no_effect,
+};
 use crate::video::{self, Frames, Pictures, TOLERANCE, Timeline, Video};
 
 /// The registry entry.
@@ -38,7 +40,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: detect,
     }),
     read: Some(Reader {
-        takes: &["map", "frames", "fps"],
+        takes: &["map", "frames", "fps", "videos"],
         open: read,
     }),
     write: None,
@@ -270,6 +272,15 @@ impl Source for VideoFolder {
 
     fn lost(&self) -> Option<u64> {
         Some(1)
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        let mut named = self.names.iter().zip(&self.files);
+        let file = named.find(|(name, _)| *name == path);
+        Ok(file.map(|(_, file)| SourceVideo {
+            path: file.clone(),
+            digest: None,
+        }))
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {

@@ -14,7 +14,7 @@ use crate::dataset::Account;
 use crate::dataset::block::elements;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::error::{Error, Result};
-use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::read::{IncomingTrajectory, Source, SourceVideo};
 use crate::transfer::write::{OutgoingDataset, Pass};
 
 /// A dataset of trajmill as a source.
@@ -88,6 +88,10 @@ impl Source for DatasetSource<'_> {
 
     fn metadata(&self) -> Map<String, Value> {
         self.outgoing.manifest().lineage.source_metadata.clone()
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.outgoing.source_video(path)
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
@@ -307,6 +311,10 @@ impl Source for Aligned<'_> {
             new.map(|(_, new)| new.clone())
         });
         account
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.inner.video(path)
     }
 
     fn lost(&self) -> Option<u64> {

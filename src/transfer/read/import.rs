@@ -1,5 +1,6 @@
 //! Numbers the trajectories of a source and writes them as shards.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::quarantine::{self, Aside, Quarantine, SetAside};
-use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION};
+use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION, VideoEntry};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
 use crate::dataset::{Account, Block, Manifest, ShardEntry, store};
@@ -23,6 +24,8 @@ const BYTES_AT_ONCE: u64 = 32 << 20;
 pub(crate) struct Imported {
     /// The shards, in order; at least one.
     pub shards: Vec<ShardEntry>,
+    /// The paths of the videos that rows refer to.
+    pub videos: BTreeSet<String>,
     /// The schema of `steps` in memory.
     pub steps: SchemaRef,
     /// The trajectories that were set aside.
@@ -32,8 +35,8 @@ pub(crate) struct Imported {
 }
 
 impl Imported {
-    /// Returns the manifest of the dataset.
-    pub(crate) fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
+    /// Returns the manifest of the dataset, which owns `videos`.
+    pub(crate) fn manifest(self, key: &str, videos: Vec<VideoEntry>, lineage: Lineage) -> Manifest {
         let mut statistics = Statistics::default();
         self.shards
             .iter()
@@ -45,7 +48,7 @@ impl Imported {
             columns: schema::describe(&self.steps),
             statistics,
             shards: self.shards,
-            videos: Vec::new(),
+            videos,
             lineage,
         }
     }
@@ -96,6 +99,7 @@ pub(crate) fn import(
     let carried = carried(&about);
 
     let mut shards = Vec::new();
+    let mut videos = BTreeSet::new();
     let mut writer: Option<ShardWriter> = None;
     let mut trajectories = 0;
     let mut batch: Vec<IncomingTrajectory> = Vec::new();
@@ -172,6 +176,7 @@ pub(crate) fn import(
         if (ended || shard_full)
             && let Some(shard) = writer.take()
         {
+            videos.extend(shard.videos().iter().cloned());
             shards.push(shard.finish()?);
         }
         if ended {
@@ -183,6 +188,7 @@ pub(crate) fn import(
             account.verify(shards.iter().map(|shard| shard.steps.rows).sum())?;
             return Ok(Imported {
                 shards,
+                videos,
                 steps,
                 aside: aside.finish()?,
                 account,

@@ -23,6 +23,7 @@ pub(crate) mod quarantine;
 mod source;
 pub(crate) mod table;
 pub(crate) mod task;
+pub(crate) mod videos;
 
 pub(crate) use choice::Choice;
 pub(crate) use options::NonFinite;
@@ -31,6 +32,8 @@ pub(crate) use options::{FrameOptions, FramesAt};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
+
+pub(crate) use crate::dataset::videos::SourceVideo;
 
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Error;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::video::{self, Frames};
+use crate::video::{self, Frames, Videos};
 
 /// The options of reading a foreign dataset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -77,6 +77,10 @@ pub struct Options {
     /// LeRobot video belongs to a step: `{as: array, at: index, tolerance: 0.01}`
     #[serde(skip_serializing_if = "at_default")]
     pub frames: FrameOptions,
+    /// How an imported dataset gets the videos that its rows refer to. It changes no row, unless
+    /// references stay relative to the source. Default: `link`
+    #[serde(skip)]
+    pub videos: Videos,
     /// What to do with an observation, action or reward that is NaN or infinite. Default: `fail`,
     /// its trajectory is bad
     #[serde(skip_serializing_if = "at_default")]

@@ -8,7 +8,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::Account;
 use crate::error::{Error, Result, caught};
-use crate::transfer::read::{LEFT_OUT, Options};
+use crate::transfer::read::{LEFT_OUT, Options, SourceVideo};
 use crate::transfer::roundtrip::models::Models;
 
 /// A format's reader.
@@ -76,6 +76,15 @@ pub trait Source {
         None
     }
 
+    /// Returns the file that references of the source's steps name by `path`; `None` if the source
+    /// does not know its videos, and references stay as they are.
+    ///
+    /// # Errors
+    /// Returns an error if the path leads outside the source, or the file is missing.
+    fn video(&self, _path: &str) -> Result<Option<SourceVideo>> {
+        Ok(None)
+    }
+
     /// Returns the next trajectory, in the source's order; `None` after the last.
     ///
     /// # Errors
@@ -137,6 +146,10 @@ impl Source for Guarded {
 
     fn lost(&self) -> Option<u64> {
         self.inner.lost().filter(|_| !self.broken)
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.inner.video(path)
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {

@@ -10,7 +10,7 @@ use crate::dataset::Account;
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
-use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::read::{IncomingTrajectory, Source, SourceVideo};
 
 /// The key in the metadata of a source that says which task was set, and how many trajectories had
 /// another one.
@@ -93,6 +93,10 @@ impl Source for Tasked<'_> {
 
     fn account(&self) -> Account {
         self.inner.account()
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.inner.video(path)
     }
 
     fn lost(&self) -> Option<u64> {

@@ -16,7 +16,7 @@ use crate::dataset::Account;
 use crate::dataset::schema::{action_source, step};
 use crate::error::{Error, Result};
 use crate::transfer::read::task::SET_TASK;
-use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Source};
+use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Source, SourceVideo};
 use crate::transfer::roundtrip::models::{CODES, Models};
 use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
 
@@ -426,6 +426,10 @@ impl Source for Restored {
             Some(self.schema.field(column).name().clone())
         });
         account
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.inner.video(path)
     }
 
     fn lost(&self) -> Option<u64> {

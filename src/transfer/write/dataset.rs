@@ -15,6 +15,7 @@ use super::pass::{Pass, Passes};
 use super::{ACTION_VALID, REWARD_VALID, Unlabelled, Watch};
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
+use crate::dataset::videos::SourceVideo;
 use crate::dataset::{Dataset, Manifest};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -259,6 +260,14 @@ impl<'w> OutgoingDataset<'w> {
     pub(crate) fn verified_video(&self, path: &str) -> Result<PathBuf> {
         self.passes.dataset.verify_video(path)?;
         self.video(path)
+    }
+
+    /// Returns the video that a reference names by `path`: see [`Dataset::source_video`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::source_video`].
+    pub(crate) fn source_video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.passes.dataset.source_video(path)
     }
 
     /// Returns the table of models that codes point into; `None` unless codes are written in place

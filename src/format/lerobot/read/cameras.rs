@@ -71,8 +71,10 @@ impl Cameras {
             // A bad video is reported with its episode; any other tells the size of frames.
             let mut first = None;
             for episode in episodes {
-                let (path, _) = info.video_file(episode, at, &feature.name)?;
-                match Video::open(&info.root.join(path), 0) {
+                let Some((path, _)) = info.video_file(episode, at, &feature.name)? else {
+                    continue;
+                };
+                match Video::open(&info.root.join(path), 1) {
                     Ok(video) => {
                         return Ok(Camera {
                             size: Some(video.size()),
@@ -105,7 +107,8 @@ impl Cameras {
     }
 
     /// Returns where the frames of the video feature `name`, which has the number `at`, are: the
-    /// file, relative to the dataset, and the time of each row's frame in it, in seconds.
+    /// file, relative to the dataset, and the time of each row's frame in it, in seconds; `None`
+    /// if the episode has no video of the feature.
     pub(crate) fn locate(
         &self,
         info: &Info,
@@ -113,13 +116,15 @@ impl Cameras {
         at: usize,
         episode: &Episode,
         table: &RecordBatch,
-    ) -> Result<(String, Float64Array)> {
-        let (path, from) = info.video_file(episode, at, name)?;
+    ) -> Result<Option<(String, Float64Array)>> {
+        let Some((path, from)) = info.video_file(episode, at, name)? else {
+            return Ok(None);
+        };
         let times = match self.options.at {
             FramesAt::Timestamp => timestamps(info, table)?,
             FramesAt::Index => numbered(info, table),
         };
-        Ok((path, times.unary(|time| from + time)))
+        Ok(Some((path, times.unary(|time| from + time))))
     }
 
     /// Returns what to do about an episode whose times differ from those of the frames by a

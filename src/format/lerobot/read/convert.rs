@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, StructArray, UInt8Array,
-    make_array,
+    make_array, new_null_array,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type};
@@ -223,8 +223,11 @@ pub(crate) fn numbered(info: &Info, table: &RecordBatch) -> Float64Array {
     Float64Array::from_iter_values((0..table.num_rows()).map(|row| row as f64 / info.fps))
 }
 
-/// Returns references to frames.
-pub(crate) fn references((path, times): (String, Float64Array)) -> Result<ArrayRef> {
+/// Returns references to frames; null in all `rows` rows if there are none.
+pub(crate) fn references(frames: Option<(String, Float64Array)>, rows: usize) -> Result<ArrayRef> {
+    let Some((path, times)) = frames else {
+        return Ok(new_null_array(&DataType::Struct(reference()), rows));
+    };
     let paths = StringArray::from_iter_values(std::iter::repeat_n(path, times.len()));
     Ok(Arc::new(StructArray::try_new(
         reference(),

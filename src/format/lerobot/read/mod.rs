@@ -3,6 +3,7 @@
 //! The metadata says where the rows of an episode are; the order of files does not matter. The
 //! columns `episode_index` and `index` prove that the rows belong to the episode.
 
+mod absent;
 mod cameras;
 mod columns;
 mod convert;
@@ -12,7 +13,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray, new_null_array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
@@ -21,6 +24,7 @@ use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
 use self::convert::{images, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
 use crate::dataset::schema::{step, trajectory, type_name};
+use crate::dataset::videos::resolve;
 use crate::dataset::{self, Account};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
@@ -31,7 +35,8 @@ use crate::format::lerobot::modality;
 use crate::format::lerobot::tables::Tables;
 use crate::format::lerobot::video_statistics::{self, Statistics, VIDEO_STATISTICS};
 use crate::transfer::read::table::flags;
-use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, SourceVideo};
+use crate::video::{Frames, Videos};
 
 /// The features that say where the rows of an episode are and how it ends.
 const MARKERS: [&str; 10] = [
@@ -91,6 +96,13 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint("there is nothing to import"),
         );
     }
+    let opens_videos =
+        options.videos != Videos::Reference || options.frames.kind != Frames::Reference;
+    let absent = if opens_videos {
+        absent::leave_out(&mut info, &mut episodes, options.on_error)?
+    } else {
+        Vec::new()
+    };
     let cameras = Cameras::new(&info, &episodes, options.frames)?;
     let data = data_schema(&info, &episodes).map(|data| {
         let fields = data
@@ -105,6 +117,9 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         mut left_out,
     } = columns(&info, options, &cameras, &tables, data.as_ref())
         .map_err(|error| error.at(path.join(INFO).display()))?;
+    for (name, reason) in absent {
+        left_out.leave_out(name, reason);
+    }
     for name in unknown_files(path, &tables)? {
         left_out.leave_out(name, "it is a file that no LeRobot loader reads");
     }
@@ -206,6 +221,12 @@ impl Source for LeRobot {
 
     fn lost(&self) -> Option<u64> {
         Some(1)
+    }
+
+    fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        let path = resolve(&self.info.root, path)?;
+        absent::existing(&path)?;
+        Ok(Some(SourceVideo { path, digest: None }))
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
@@ -314,9 +335,12 @@ impl LeRobot {
         let mut frames = HashMap::new();
         for Column { source, kind } in &self.columns {
             if let Kind::Frames(at) = kind {
-                let (path, times) = self
+                let Some((path, times)) = self
                     .cameras
-                    .locate(&self.info, source, *at, episode, table)?;
+                    .locate(&self.info, source, *at, episode, table)?
+                else {
+                    continue;
+                };
                 let path = self.info.root.join(path);
                 let decoded = self.cameras.decode(*at, &path, &times).map_err(|error| {
                     match self.cameras.offset(&self.info, table) {
@@ -375,14 +399,17 @@ impl LeRobot {
                 let images = images(&self.info.root, source, column(source)?)?;
                 pixels(source, &images, *size, field)?
             }
-            (Kind::Video(at), _) => references(
-                self.cameras
-                    .locate(&self.info, source, *at, episode, table)?,
-            )?,
+            (Kind::Video(at), _) => {
+                let frames = self
+                    .cameras
+                    .locate(&self.info, source, *at, episode, table)?;
+                references(frames, table.num_rows())?
+            }
+            // What was not decoded is not there.
             (Kind::Frames(at), _) => frames
                 .get(at)
                 .cloned()
-                .ok_or_else(|| Error::failed(format!("`{source}` was not decoded")))?,
+                .unwrap_or_else(|| new_null_array(field.data_type(), table.num_rows())),
             (Kind::Parts(parts), DataType::Struct(fields)) => {
                 let parts = parts
                     .iter()

@@ -59,6 +59,37 @@ pub(crate) fn validate_info(info: &Info, chosen: bool, findings: &mut Findings, 
             ),
         );
     }
+    let lost = info.features.iter().filter_map(|feature| {
+        let camera = feature.name.strip_suffix(".path")?;
+        let time = format!("{camera}.timestamp");
+        let is_lost =
+            feature.dtype == "string" && info.features.iter().any(|feature| feature.name == time);
+        is_lost.then_some(camera)
+    });
+    for camera in lost {
+        findings.error(
+            "lost-videos",
+            path,
+            format!(
+                "the features `{camera}.path` and `{camera}.timestamp` refer to videos that the \
+                 dataset does not have, and no loader reads them: write the dataset again with \
+                 its videos"
+            ),
+        );
+    }
+    if let Some(video) = info.videos().next()
+        && info.video_path.is_none()
+    {
+        findings.error(
+            "video-path",
+            path,
+            format!(
+                "`video_path` is null, but `{}` is a video: give the path of the videos, or remove \
+                 the feature",
+                video.name
+            ),
+        );
+    }
     if !info
         .features
         .iter()

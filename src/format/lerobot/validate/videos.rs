@@ -24,7 +24,8 @@ pub(super) fn validate_videos(
         let mut open: Option<(String, Timeline)> = None;
         for episode in episodes {
             let (file, from) = match info.video_file(episode, at, &feature.name) {
-                Ok(found) => found,
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
                 Err(error) => {
                     findings.error("path", path, error.to_string());
                     continue;

@@ -49,10 +49,10 @@ pub(crate) struct SourceToImport {
     /// The file or directory.
     pub path: PathBuf,
     from: From,
-    /// How the imported dataset gets the videos that its rows refer to.
-    pub videos: Videos,
     /// The frames that take the place of references once they are imported.
     frames: Option<Late>,
+    /// How the imported dataset gets the videos that its rows refer to.
+    pub videos: Videos,
     /// The number of bad trajectories that may be set aside without a failing exit code.
     pub allowed: u64,
     /// The columns to rename, as (old, new).
@@ -286,8 +286,8 @@ fn find_own(
         content: None,
         path,
         from: From::Own(dataset.clone(), task),
-        videos: how,
         frames: None,
+        videos: how,
         allowed: 0,
         steps: renamed(&steps, &names)?,
         names,
@@ -328,8 +328,10 @@ fn find_foreign(
     if format.has_videos() && how != Videos::Reference {
         fingerprint.set("videos", "owned");
     }
-    let mut options = input.options.clone();
-    options.videos = how;
+    let mut options = Options {
+        videos: how,
+        ..input.options.clone()
+    };
     let source = format.open(&path, &options)?;
     let (about, mut steps) = (import::identified(&source.about()), source.schema());
     options.frames.kind = Frames::Reference;
@@ -362,8 +364,8 @@ fn find_foreign(
         steps,
         path,
         from: From::Format(format, options),
-        videos: how,
         frames,
+        videos: how,
         allowed: input.allowed,
         names: Vec::new(),
         about,
@@ -378,15 +380,6 @@ fn find_foreign(
     })
 }
 
-/// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.
-fn adopts(dataset: &Dataset, how: Videos) -> bool {
-    let fields = || dataset.steps.fields().iter();
-    how != Videos::Reference
-        && dataset.video_root.is_some()
-        && fields().any(|field| refers(field))
-        && !fields().any(|field| field.metadata().contains_key(schema::LAZY))
-}
-
 /// Returns the columns of frames among `steps`, if these are the columns `referred` but for frames
 /// in place of references.
 fn late(referred: &Schema, steps: &Schema) -> Option<Vec<Field>> {
@@ -397,6 +390,11 @@ fn late(referred: &Schema, steps: &Schema) -> Option<Vec<Field>> {
     let made = pairs().filter(|(stored, made)| stored.data_type() != made.data_type());
     let made: Vec<Field> = made.map(|(_, made)| made.as_ref().clone()).collect();
     (same && referred.fields().len() == steps.fields().len() && !made.is_empty()).then_some(made)
+}
+
+/// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.
+fn adopts(dataset: &Dataset, how: Videos) -> bool {
+    how != Videos::Reference && dataset.video_root.is_some() && dataset.decoded.is_none()
 }
 
 /// Gives all sources the columns of all of them. Returns the first source whose columns contradict
@@ -424,24 +422,6 @@ fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     Ok(())
 }
 
-/// Returns columns as text. Schemas with the same text are the same to a reader of files.
-fn describe(schema: &Schema) -> String {
-    let column = |field: &Arc<Field>| {
-        format!(
-            "{} {} {}",
-            field.name(),
-            field.data_type(),
-            field.is_nullable()
-        )
-    };
-    schema
-        .fields()
-        .iter()
-        .map(column)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
 /// Returns the dataset to plan with, and the import that makes it unless it exists already.
 fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>)> {
     let Found {
@@ -452,8 +432,8 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
     } = source;
     if let Some(dataset) = dataset {
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
-        let fits = describe(&steps) == describe(&import.steps)
-            && describe(&about) == describe(&import.about);
+        let fits = union::describe(&steps) == union::describe(&import.steps)
+            && union::describe(&about) == union::describe(&import.about);
         let unchanged = import.names.is_empty()
             && matches!(import.from, From::Own(_, None))
             && !adopts(&dataset, import.videos);
@@ -468,16 +448,16 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         .collect();
     let fingerprint = &mut import.fingerprint;
     fingerprint.set("names", names.join(", "));
-    fingerprint.set("columns", describe(&import.steps));
-    fingerprint.set("trajectories", describe(&import.about));
-    let steps = with_ids(
+    fingerprint.set("columns", union::describe(&import.steps));
+    fingerprint.set("trajectories", union::describe(&import.about));
+    let steps = union::with_ids(
         &import.steps,
         &[
             (step::TRAJECTORY_ID, DataType::Int64),
             (step::STEP, DataType::Int32),
         ],
     );
-    let about = with_ids(
+    let about = union::with_ids(
         &import.about,
         &[(trajectory::TRAJECTORY_ID, DataType::Int64)],
     );
@@ -508,15 +488,4 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         None => dataset,
     };
     Ok((dataset, Some(import)))
-}
-
-/// Returns `schema` with columns in front that an import adds.
-fn with_ids(schema: &Schema, ids: &[(&str, DataType)]) -> Schema {
-    let ids = ids
-        .iter()
-        .map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), false)));
-    Schema::new(
-        ids.chain(schema.fields().iter().cloned())
-            .collect::<Vec<_>>(),
-    )
 }

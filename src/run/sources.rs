@@ -139,13 +139,13 @@ fn import(
             job.run(source, staging, observer).map(|_| ())
         })?;
     }
-    let dataset = to_import.with_frames(Dataset::open(&root)?)?;
-    let dataset = match to_import.own() {
-        Some(own) => dataset.with_videos(own.video_root.clone()),
-        None => dataset,
-    };
+    // Only references that the dataset does not own need a folder.
+    let videos = to_import
+        .own()
+        .map_or(Some(&to_import.path), |own| own.video_root.as_ref());
+    let dataset = Dataset::open(&root)?.with_videos(videos.cloned());
     Ok(Dataset {
         name: name.to_owned(),
-        ..dataset
+        ..to_import.with_frames(dataset)?
     })
 }

@@ -2,23 +2,12 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Once;
 
-use ffmpeg_next::{Packet, codec, format, log};
+use ffmpeg_next::{Packet, codec, format};
 
 use super::{Extent, Run, demux};
 use crate::dataset::store;
 use crate::error::{Error, Result};
-
-/// Prepares FFmpeg's libraries, whose messages become errors of the callers.
-pub(super) fn initialise() {
-    static READY: Once = Once::new();
-    READY.call_once(|| {
-        // Registers the texts of errors, which cannot fail.
-        let _ = ffmpeg_next::init();
-        log::set_level(log::Level::Quiet);
-    });
-}
 
 /// A video whose packets are read in the order of the file.
 struct Packets {

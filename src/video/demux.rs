@@ -13,14 +13,21 @@ use ffmpeg_next::{Dictionary, Error as Failure, format, log, media};
 use crate::dataset::files;
 use crate::error::{Error, Result};
 
-/// Whether the libraries are initialised.
-static READY: Once = Once::new();
-
 /// The kinds of files that are opened: containers that hold their frames themselves.
 const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,ivf";
 
 /// The number of bytes that are read at once.
 const BUFFER: usize = 256 << 10;
+
+/// Prepares FFmpeg's libraries, whose messages become errors of the callers.
+pub(super) fn initialise() {
+    static READY: Once = Once::new();
+    READY.call_once(|| {
+        // Registers the texts of errors, which cannot fail.
+        let _ = ffmpeg_next::init();
+        log::set_level(log::Level::Quiet);
+    });
+}
 
 /// Opens the video file at `path`, and returns it with the number of its video stream.
 ///
@@ -28,12 +35,7 @@ const BUFFER: usize = 256 << 10;
 ///
 /// Returns an error if the file cannot be read, is of another kind or has no video.
 pub(super) fn open(path: &Path) -> Result<(Input, usize)> {
-    READY.call_once(|| {
-        // Registers the texts of errors, which cannot fail.
-        let _ = ffmpeg_next::init();
-        // Errors are reported by the callers, once.
-        log::set_level(log::Level::Quiet);
-    });
+    initialise();
     let failed = |what: &dyn std::fmt::Display| {
         Error::failed(format!("{}: cannot open the video: {what}", path.display()))
             .hint("the dataset is incomplete or the file is damaged: fetch it again")

@@ -10,7 +10,8 @@ use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, Rational, encoder, filter, format, frame};
 
-use super::cut::{ensure_frames, initialise};
+use super::cut::ensure_frames;
+use super::demux::initialise;
 use super::{Codec, Encoding};
 use crate::dataset::store;
 use crate::error::{Error, Result};

@@ -58,6 +58,8 @@ pub(crate) struct Video {
     before: Option<Decoded>,
     /// The frame decoded last; `None` at the beginning and at the end.
     last: Option<Decoded>,
+    /// Whether decoding began at a key frame within the file.
+    sought: bool,
     rgb: Option<Rgb>,
     png: Option<encoder::Video>,
 }
@@ -74,15 +76,6 @@ struct Decoded {
 }
 
 impl Video {
-    /// Opens the video at `path`, which is decoded with as many threads as there are cores.
-    ///
-    /// # Errors
-    ///
-    /// Returns the errors of [`Video::open_with`].
-    pub(crate) fn open(path: &Path) -> Result<Video> {
-        Video::open_with(path, 0)
-    }
-
     /// Opens the video at `path`, which is decoded with `threads` threads, or as many as there are
     /// cores for 0.
     ///
@@ -90,7 +83,7 @@ impl Video {
     ///
     /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
     /// it.
-    pub(crate) fn open_with(path: &Path, threads: usize) -> Result<Video> {
+    pub(crate) fn open(path: &Path, threads: usize) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is incomplete or the file is damaged: fetch it again")
@@ -131,6 +124,7 @@ impl Video {
             decoder,
             before: None,
             last: None,
+            sought: false,
             rgb: None,
             png: None,
         })
@@ -248,23 +242,16 @@ impl Video {
         if behind || self.last.as_ref().is_none_or(far) {
             self.seek(seconds)?;
         }
-        while self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.at <= seconds - TOLERANCE)
-        {
-            self.advance()?;
+        self.pass(seconds)?;
+        let mut side = self.nearest(seconds, tolerance);
+        if side.is_none() && self.last.is_none() && self.sought {
+            // FFmpeg 5 loses the last frames of a file if it begins at a key frame that is followed
+            // by frames which need the one before it.
+            self.reopen()?;
+            self.pass(seconds)?;
+            side = self.nearest(seconds, tolerance);
         }
-        let distance = |decoded: &Option<Decoded>| {
-            let distance = decoded.as_ref().map(|decoded| (decoded.at - seconds).abs());
-            distance.filter(|distance| *distance < tolerance)
-        };
-        let side = match (distance(&self.before), distance(&self.last)) {
-            (Some(before), Some(last)) if before <= last => Side::Before,
-            (_, Some(_)) => Side::Last,
-            (Some(_), None) => Side::Before,
-            (None, None) => return Err(self.absent(seconds, tolerance)),
-        };
+        let side = side.ok_or_else(|| self.absent(seconds, tolerance))?;
         let found = match side {
             Side::Before => &self.before,
             Side::Last => &self.last,
@@ -275,6 +262,29 @@ impl Video {
             )));
         }
         Ok(side)
+    }
+
+    /// Decodes up to the first frame at or after `seconds`, or up to the end.
+    fn pass(&mut self, seconds: f64) -> Result<()> {
+        let earlier = |last: &Decoded| last.at <= seconds - TOLERANCE;
+        while self.last.as_ref().is_some_and(earlier) {
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Says which of the two frames is the nearest to `seconds`, if one is nearer than `tolerance`.
+    fn nearest(&self, seconds: f64, tolerance: f64) -> Option<Side> {
+        let distance = |decoded: &Option<Decoded>| {
+            let distance = decoded.as_ref().map(|decoded| (decoded.at - seconds).abs());
+            distance.filter(|distance| *distance < tolerance)
+        };
+        match (distance(&self.before), distance(&self.last)) {
+            (Some(before), Some(last)) if before <= last => Some(Side::Before),
+            (_, Some(_)) => Some(Side::Last),
+            (Some(_), None) => Some(Side::Before),
+            (None, None) => None,
+        }
     }
 
     /// The error for a time at which there is no frame.
@@ -323,10 +333,16 @@ impl Video {
                 .as_ref()
                 .is_some_and(|last| last.at < seconds + TOLERANCE)
             {
+                self.sought = true;
                 return Ok(());
             }
         }
-        *self = Video::open_with(&self.path, self.threads)?;
+        self.reopen()
+    }
+
+    /// Decodes the first frame.
+    fn reopen(&mut self) -> Result<()> {
+        *self = Video::open(&self.path, self.threads)?;
         self.advance()
     }
 

@@ -70,6 +70,19 @@ pub enum Frames {
     Png,
 }
 
+/// How the pixels of a resized picture are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Filter {
+    /// A triangle as wide as two pixels, or as two pixels of the smaller picture: Pillow's
+    /// `BILINEAR`, which torchvision calls `antialias=True`.
+    #[default]
+    Bilinear,
+    /// The mean of the pixels that a pixel covers, each as far as it is covered. Where a picture
+    /// shrinks, it differs from OpenCV's `INTER_AREA` by at most 1.
+    Area,
+}
+
 /// How a dataset gets the videos that its rows refer to.
 #[derive(
     Debug,
@@ -91,17 +104,4 @@ pub enum Videos {
     Copy,
     /// Leaves the files in the source. References are relative to it.
     Reference,
-}
-
-/// How the pixels of a resized picture are made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Filter {
-    /// A triangle as wide as two pixels, or as two pixels of the smaller picture: Pillow's
-    /// `BILINEAR`, which torchvision calls `antialias=True`.
-    #[default]
-    Bilinear,
-    /// The mean of the pixels that a pixel covers: Pillow's `BOX`. OpenCV's `INTER_AREA` differs
-    /// from it by at most 1 where a picture shrinks.
-    Area,
 }

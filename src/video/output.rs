@@ -53,6 +53,7 @@ impl Codec {
 }
 
 /// How frames are encoded. The defaults are those of LeRobot's recorder.
+#[cfg_attr(not(feature = "video"), allow(dead_code))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Encoding {
     pub(crate) codec: Codec,
@@ -63,6 +64,7 @@ pub(crate) struct Encoding {
 }
 
 /// A run of frames in a video.
+#[cfg_attr(not(feature = "video"), allow(dead_code))]
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Run {
     /// The time of the first frame, in seconds.
@@ -76,6 +78,7 @@ pub(crate) struct Run {
 }
 
 /// How much of a file a run of frames is.
+#[cfg_attr(not(feature = "video"), allow(dead_code))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// The whole file.

@@ -84,7 +84,7 @@ pub(crate) fn timeline(path: &Path) -> Result<Timeline> {
     times.sort_unstable();
     are_exact &= times.windows(2).all(|pair| pair[0] < pair[1]);
     let mut times: Vec<f64> = times.iter().map(|time| *time as f64 * unit).collect();
-    let mut video = Video::open(path)?;
+    let mut video = Video::open(path, 0)?;
     let first = video.next_time()?;
     let size = video.size();
     are_exact &= first.is_some() && first == times.first().copied();
@@ -93,7 +93,7 @@ pub(crate) fn timeline(path: &Path) -> Result<Timeline> {
     }
     if !are_exact {
         times.clear();
-        let mut video = Video::open(path)?;
+        let mut video = Video::open(path, 0)?;
         while let Some(time) = video.next_time()? {
             times.push(time);
         }

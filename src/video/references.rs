@@ -97,7 +97,7 @@ fn decoded_of(
             let video = dataset.video(&path)?;
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
-            let size = Video::open(&video)?.size();
+            let size = Video::open(&video, 1)?.size();
             let mut made = pictures::field(field.name(), frames, size)?;
             made.metadata_mut().insert(LAZY.to_owned(), String::new());
             columns.push(Camera {
@@ -134,7 +134,8 @@ fn decoded_of(
 }
 
 /// Returns `dataset`, which was imported from the folder `root`, with decoded frames, or with
-/// references that can be followed. `content` is that of the folder when it was imported.
+/// references that can be followed. `content` is that of the folder when it was imported. It
+/// matters only where the dataset does not own the videos.
 ///
 /// # Errors
 /// Returns the errors of [`decoded`].
@@ -147,7 +148,8 @@ pub(crate) fn imported(
     if !dataset.steps.fields().iter().any(|field| refers(field)) {
         return Ok(dataset);
     }
-    decoded_of(dataset, frames, Some(root), &|_| Ok(content.clone()))
+    let root = dataset.manifest.videos.is_empty().then_some(root);
+    decoded_of(dataset, frames, root, &|_| Ok(content.clone()))
 }
 
 /// Frames of a dataset that is yet to be imported.
@@ -278,7 +280,7 @@ impl References {
                     // FFmpeg would wait for the writer of a FIFO.
                     self.verify(path)?;
                     read.insert(path.to_owned());
-                    open.insert((path, Video::open(&self.dataset.video(path)?)?))
+                    open.insert((path, Video::open(&self.dataset.video(path)?, 0)?))
                 }
             };
             pictures.push(video, times.value(row), camera.tolerance)?;
@@ -337,10 +339,7 @@ impl FrameReader for Reader {
                 self.references.verify(&place.path)?;
                 self.file = Some(Arc::clone(&place.path));
                 let file = self.references.dataset.video(&place.path)?;
-                (
-                    Arc::clone(&place.path),
-                    Video::open_with(&file, self.threads)?,
-                )
+                (Arc::clone(&place.path), Video::open(&file, self.threads)?)
             }
         };
         let (_, video) = self.open.insert(open);

@@ -3,7 +3,7 @@
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::{Packet, decoder, filter, frame};
 
-use super::cut::initialise;
+use super::demux::initialise;
 use crate::error::{Error, Result};
 
 /// Appends the pixels of an image file, PNG or JPEG, to `out`: RGB, row by row. Returns its height

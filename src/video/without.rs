@@ -41,11 +41,7 @@ pub(crate) fn timeline(_: &Path) -> Result<Timeline> {
 pub(crate) struct Video(Infallible);
 
 impl Video {
-    pub(crate) fn open(_: &Path) -> Result<Video> {
-        Err(absent())
-    }
-
-    pub(crate) fn open_with(_: &Path, _: usize) -> Result<Video> {
+    pub(crate) fn open(_: &Path, _: usize) -> Result<Video> {
         Err(absent())
     }
 

@@ -329,7 +329,7 @@ GOOD = dict(obs=np.zeros((4, 2)), terminals=np.array([0, 1, 0, 1]))
 )
 def test_bad_npz_is_refused(tmp_path, npz, arrays, wanted):
     np.savez(npz, **arrays)
-    refused(tmp_path, npz, wanted)
+    refused(tmp_path, npz, wanted, "--from", "npz")
 
 
 def test_npz_that_is_cut_short_is_refused(tmp_path, npz):

@@ -93,7 +93,7 @@ def seeing(folder, inputs, kind=TensorProto.FLOAT):
 FORMS = {
     "stretch": ({"size": [12, 20]}, (12, 20)),
     "larger": ({"size": [60, 70]}, (60, 70)),
-    "area": ({"size": [12, 20], "filter": "area"}, (12, 20)),
+    "area": ({"size": [12, 16], "filter": "area"}, (12, 16)),
     "crop": ({"size": [20, 20], "fit": "crop"}, (20, 20)),
     "pad": ({"size": [20, 20], "fit": "pad"}, (20, 20)),
     "normal": (

@@ -234,7 +234,7 @@ def shifted(tmp_path):
 @pytest.mark.video
 def test_a_constant_offset_is_recognised(shifted, tmp_path):
     refused(tmp_path, shifted, "episode 0", "0.2000 s", "0.0333 s later", "--frames-at index")
-    found = trajmill("validate", shifted, code=4).stderr
+    found = trajmill("validate", shifted, code=4).stdout
     oracle.says(
         found,
         ["frame-time", "episode 1", "frame 4", "shifted by 0.0333 s, about 1 frames", "--frames-at"],

@@ -162,6 +162,37 @@ def test_files_of_several_rates_are_refused_set_aside_or_resampled(tmp_path):
     check([len(clip) for clip in rows(tmp_path / "in").values()] == [7, 10], "resampled")
 
 
+# --- out as LeRobot
+
+
+@pytest.mark.video
+def test_a_folder_of_videos_becomes_a_lerobot_dataset_with_the_same_pixels(tmp_path):
+    """Clips whose times are exact are linked or cut, and the others are encoded again."""
+    root, size = tmp_path / "clips", (96, 128)
+    encode(str(root / "task=open/a.mp4"), 20, size, options={"bf": "3"})
+    encode(str(root / "b.mp4"), 25, size, "libsvtav1", options={"preset": "12", "g": "2"})
+    encode(str(root / "c.webm"), 11, size, "libvpx-vp9")
+    trajmill("import", root, tmp_path / "in")
+    trajmill("export", tmp_path / "in", tmp_path / "out", "--to", "lerobot", "--videos", root)
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    check((info["fps"], info["total_frames"]) == (FPS, 56), info)
+    check(info["features"][CAMERA]["dtype"] == "video", info["features"])
+    trajmill("validate", tmp_path / "out")
+    trajmill("import", tmp_path / "out", tmp_path / "back", "--frames", "array")
+    back = steps(tmp_path / "back")
+    check(back["task"].to_pylist() == [""] * 36 + ["open"] * 20, "tasks")
+    # The only camera of a LeRobot dataset without a state is its observation.
+    found, start = arrays(back, "observation"), 0
+    for name, exact in [("b.mp4", True), ("c.webm", False), ("task=open/a.mp4", True)]:
+        _, frames = decoded(str(root / name))
+        part = found[start : start + len(frames)]
+        start += len(frames)
+        if exact:
+            equal(part, frames, name)
+        error = np.mean((part.astype(float) - frames) ** 2)
+        check(10 * np.log10(255**2 / max(error, 1e-9)) > 25, f"{name}: {error}")
+
+
 # --- facts
 
 

@@ -97,6 +97,7 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
 }
 
 /// Makes the bytes of the file at `path` durable, which a library has written.
+#[cfg(feature = "video")]
 pub(crate) fn sync_file(path: &Path) -> Result<()> {
     attempt("sync", path, || File::open(path)?.sync_all())
 }

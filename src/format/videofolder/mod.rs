@@ -395,7 +395,7 @@ impl VideoFolder {
                 None,
             )?));
         }
-        let mut open = Video::open(path)?;
+        let mut open = Video::open(path, 1)?;
         let mut pictures = Pictures::new(self.frames, self.size, times.len())?;
         times
             .iter()

@@ -1,4 +1,4 @@
-//! Columns of trajectories in the expressions of `derive`: every step of a trajectory has its value.
+//! Columns of trajectories in the expressions of `derive`: a step has the value of its trajectory.
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take;

@@ -31,7 +31,8 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Adds or replaces columns of `steps`, such as `{return_to_go: "returns_to_go(reward, 0.99)"}`.
 /// Each column is an SQL expression over the columns of `steps`, those listed before it, and the
-/// columns of `trajectories` that do not follow from the steps, such as `source`. Besides SQL, these functions work along a trajectory and never read beyond its ends:
+/// columns of `trajectories` that do not follow from the steps, such as `source`. Besides SQL,
+/// these functions work along a trajectory and never read beyond its ends:
 ///
 /// - `next(x)`, `prev(x)`: the value one row later or earlier; null beyond the ends;
 /// - `returns_to_go(r, gamma)`: G_t = r_t + gamma G_{t+1}; with a list of discounts, a vector with
@@ -233,8 +234,8 @@ impl Transform for Derived {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::AsArray;
-    use arrow::datatypes::Float64Type;
+    use arrow::array::{AsArray, StringArray};
+    use arrow::datatypes::{DataType, Float64Type};
 
     use super::super::support::columns::FIXED;
     use super::super::support::fixture;
@@ -269,10 +270,11 @@ mod tests {
         let derived = fixture::transform(&STAGE, r#"{"from": "concat(uid, '/', step)"}"#);
         assert_eq!(derived.reads(), Some(vec!["step".to_owned()]));
         let block = fixture::block(&[(1, 1, true), (2, 2, false)]);
-        let uids = block.trajectories.column_by_name("uid").unwrap();
-        let uid = |row: usize| uids.as_string::<i32>().value(row).to_owned();
-        let expected = [(0, 0), (0, 1), (1, 0), (1, 1)];
-        let expected = expected.map(|(row, step)| format!("{}/{step}", uid(row)));
+        let uids = Arc::new(StringArray::from(vec!["a", "b"]));
+        let block = block
+            .with_trajectory_column(Field::new("uid", DataType::Utf8, true), uids)
+            .unwrap();
+        let expected = ["a/0", "a/1", "b/0", "b/1"];
         let after = derived.apply(block, &mut Tally::default()).unwrap();
         assert_eq!(after.steps.schema(), derived.steps());
         let from = after.steps.column_by_name("from").unwrap();

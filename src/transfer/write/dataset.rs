@@ -251,14 +251,6 @@ impl<'w> OutgoingDataset<'w> {
         self.passes.dataset.video(path)
     }
 
-    /// Returns the video that a reference names by `path`: see [`Dataset::source_video`].
-    ///
-    /// # Errors
-    /// Returns the errors of [`Dataset::source_video`].
-    pub(crate) fn source_video(&self, path: &str) -> Result<Option<SourceVideo>> {
-        self.passes.dataset.source_video(path)
-    }
-
     /// Returns the same file after verifying its bytes, if the dataset owns it and this process has
     /// not done so already.
     ///
@@ -268,6 +260,14 @@ impl<'w> OutgoingDataset<'w> {
     pub(crate) fn verified_video(&self, path: &str) -> Result<PathBuf> {
         self.passes.dataset.verify_video(path)?;
         self.video(path)
+    }
+
+    /// Returns the video that a reference names by `path`: see [`Dataset::source_video`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Dataset::source_video`].
+    pub(crate) fn source_video(&self, path: &str) -> Result<Option<SourceVideo>> {
+        self.passes.dataset.source_video(path)
     }
 
     /// Returns the table of models that codes point into; `None` unless codes are written in place

@@ -378,8 +378,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Returns `steps` with columns that mark missing values, with the codes of models, and with missing actions filled if
-    /// the user wants that.
+    /// Returns `steps` with columns that mark missing values, with the codes of models, and with
+    /// missing actions filled if the user wants that.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
         let column = |name: &str| {

@@ -74,7 +74,7 @@ impl Cameras {
                 let Some((path, _)) = info.video_file(episode, at, &feature.name)? else {
                     continue;
                 };
-                match Video::open(&info.root.join(path)) {
+                match Video::open(&info.root.join(path), 1) {
                     Ok(video) => {
                         return Ok(Camera {
                             size: Some(video.size()),
@@ -107,8 +107,8 @@ impl Cameras {
     }
 
     /// Returns where the frames of the video feature `name`, which has the number `at`, are: the
-    /// file, relative to the dataset, and the time of each row's frame in it, in seconds;
-    /// `None` if the episode has no video of the feature.
+    /// file, relative to the dataset, and the time of each row's frame in it, in seconds; `None`
+    /// if the episode has no video of the feature.
     pub(crate) fn locate(
         &self,
         info: &Info,
@@ -175,7 +175,7 @@ impl Cameras {
         };
         let video = match open.take() {
             Some(video) if video.path() == path => video,
-            _ => Video::open(path)?,
+            _ => Video::open(path, 0)?,
         };
         let video = open.insert(video);
         let mut pictures = Pictures::new(self.options.kind, *size, times.len())?;

@@ -335,10 +335,10 @@ impl LeRobot {
         let mut frames = HashMap::new();
         for Column { source, kind } in &self.columns {
             if let Kind::Frames(at) = kind {
-                let place = self
+                let Some((path, times)) = self
                     .cameras
-                    .locate(&self.info, source, *at, episode, table)?;
-                let Some((path, times)) = place else {
+                    .locate(&self.info, source, *at, episode, table)?
+                else {
                     continue;
                 };
                 let path = self.info.root.join(path);

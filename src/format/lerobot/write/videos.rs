@@ -301,7 +301,8 @@ impl CameraWriter<'_> {
             Some(open) if open.0 == path => self.decoder.insert(open),
             _ => {
                 let file = self.outgoing.verified_video(path)?;
-                self.decoder.insert((path.to_owned(), Video::open(&file)?))
+                self.decoder
+                    .insert((path.to_owned(), Video::open(&file, 0)?))
             }
         };
         self.rgb.clear();

@@ -392,24 +392,6 @@ fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     Ok(())
 }
 
-/// Returns columns as text. Schemas with the same text are the same to a reader of files.
-fn describe(schema: &Schema) -> String {
-    let column = |field: &Arc<Field>| {
-        format!(
-            "{} {} {}",
-            field.name(),
-            field.data_type(),
-            field.is_nullable()
-        )
-    };
-    schema
-        .fields()
-        .iter()
-        .map(column)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
 /// Returns the dataset to plan with, and the import that makes it unless it exists already.
 fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>)> {
     let Found {
@@ -420,8 +402,8 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
     } = source;
     if let Some(dataset) = dataset {
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
-        let fits = describe(&steps) == describe(&import.steps)
-            && describe(&about) == describe(&import.about);
+        let fits = union::describe(&steps) == union::describe(&import.steps)
+            && union::describe(&about) == union::describe(&import.about);
         let unchanged = import.names.is_empty()
             && matches!(import.from, From::Own(_, None))
             && !adopts(&dataset, import.videos);
@@ -436,16 +418,16 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         .collect();
     let fingerprint = &mut import.fingerprint;
     fingerprint.set("names", names.join(", "));
-    fingerprint.set("columns", describe(&import.steps));
-    fingerprint.set("trajectories", describe(&import.about));
-    let steps = with_ids(
+    fingerprint.set("columns", union::describe(&import.steps));
+    fingerprint.set("trajectories", union::describe(&import.about));
+    let steps = union::with_ids(
         &import.steps,
         &[
             (step::TRAJECTORY_ID, DataType::Int64),
             (step::STEP, DataType::Int32),
         ],
     );
-    let about = with_ids(
+    let about = union::with_ids(
         &import.about,
         &[(trajectory::TRAJECTORY_ID, DataType::Int64)],
     );
@@ -476,15 +458,4 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         None => dataset,
     };
     Ok((dataset, Some(import)))
-}
-
-/// Returns `schema` with columns in front that an import adds.
-fn with_ids(schema: &Schema, ids: &[(&str, DataType)]) -> Schema {
-    let ids = ids
-        .iter()
-        .map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), false)));
-    Schema::new(
-        ids.chain(schema.fields().iter().cloned())
-            .collect::<Vec<_>>(),
-    )
 }

@@ -182,6 +182,35 @@ fn differs(what: &str, fields: [&Field; 2], member: &Member, members: &[Member])
     ))
 }
 
+/// Returns columns as text. Schemas with the same text are the same to a reader of files.
+pub(super) fn describe(schema: &Schema) -> String {
+    let column = |field: &Arc<Field>| {
+        format!(
+            "{} {} {}",
+            field.name(),
+            field.data_type(),
+            field.is_nullable()
+        )
+    };
+    schema
+        .fields()
+        .iter()
+        .map(column)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Returns `schema` with columns in front that an import adds.
+pub(super) fn with_ids(schema: &Schema, ids: &[(&str, DataType)]) -> Schema {
+    let ids = ids
+        .iter()
+        .map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), false)));
+    Schema::new(
+        ids.chain(schema.fields().iter().cloned())
+            .collect::<Vec<_>>(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -364,7 +364,11 @@ fn find_foreign(
 
 /// Whether the import of a trajmill dataset gives it videos that it refers to and does not own.
 fn adopts(dataset: &Dataset, how: Videos) -> bool {
-    how != Videos::Reference && dataset.video_root.is_some() && dataset.decoded.is_none()
+    let fields = || dataset.steps.fields().iter();
+    how != Videos::Reference
+        && dataset.video_root.is_some()
+        && fields().any(|field| refers(field))
+        && !fields().any(|field| field.metadata().contains_key(schema::LAZY))
 }
 
 /// Gives all sources the columns of all of them. Returns the first source whose columns contradict

@@ -78,7 +78,7 @@ pub(crate) fn validate_info(info: &Info, chosen: bool, findings: &mut Findings, 
         );
     }
     if let Some(video) = info.videos().next()
-        && info.video_path.is_none()
+        && info.verbatim.get("video_path") == Some(&Value::Null)
     {
         findings.error(
             "video-path",

@@ -66,5 +66,5 @@ pub mod transfer {
 }
 
 pub mod video {
-    pub use crate::video::Frames;
+    pub use crate::video::{Frames, Videos};
 }

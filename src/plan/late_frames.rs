@@ -19,8 +19,8 @@ pub(super) struct LateFrames {
 }
 
 impl LateFrames {
-    /// Returns the frames among the columns `steps` of a source with the given content, if these are
-    /// the columns `referred` but for frames in place of references.
+    /// Returns the frames among the columns `steps` of a source with the given content, if these
+    /// are the columns `referred` but for frames in place of references.
     ///
     /// # Errors
     /// Returns an error if this build has no decoder.

@@ -78,6 +78,11 @@ fn a_truncated_file_is_one_error() {
                     continue;
                 }
                 fs::write(file, &whole[..kept as usize]).unwrap();
+                // The end of a WebM file is an index, without which all frames are read.
+                if file.extension().is_some_and(|end| end == "webm") && cut % PLACES + 1 == PLACES {
+                    fs::write(file, &whole).unwrap();
+                    continue;
+                }
                 tried += 1;
                 let done = workspace.trajmill(&[
                     "import",

@@ -26,7 +26,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use trajmill::internals::format::{self, FORMATS};
 use trajmill::internals::model::Runtime;
 use trajmill::internals::transfer::{OnError, Options, OutgoingDataset, WriteOptions};
-use trajmill::internals::video::Frames;
+use trajmill::internals::video::{Frames, Videos};
 use trajmill::internals::{plan, train};
 use trajmill::{Dataset, Device, Error, ModelOptions, Result};
 
@@ -128,6 +128,11 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
             &Options {
                 on_error,
                 frames: frames.into(),
+                // The seeds of LeRobot have no files of videos.
+                videos: match name {
+                    "lerobot" => Videos::Reference,
+                    _ => Videos::Link,
+                },
                 ..Options::default()
             },
         )?;

@@ -96,6 +96,7 @@ def robomimic(folder):
                         name, name
                     )
                 ] = values[:length]
+            demo["next_obs/state"][:-1] = demo["obs/state"][1:]
             demo["dones"] = (np.arange(length) == length - 1).astype(np.int64)
         file["mask/train"] = np.array([b"demo_1", b"demo_3"])
     isaac_lab(f"{folder}/isaac_lab.hdf5")

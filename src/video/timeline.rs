@@ -28,7 +28,7 @@ impl Timeline {
             return self.declared;
         }
         let mean = intervals / (last - first);
-        let ntsc = (mean * 1.001).round() / 1.001;
+        let ntsc = (mean * 1.001).round() * 1000.0 / 1001.0;
         let explains = |rate: &f64| {
             let wanted = |frame: usize| first + frame as f64 / rate;
             let off = |(frame, time): (usize, &f64)| (time - wanted(frame)).abs();

@@ -20,7 +20,7 @@ use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed}
 use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
-use crate::video::{self, Frames, Videos};
+use crate::video::{self, Frames, Videos, refers};
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";

@@ -79,7 +79,7 @@ fn a_truncated_file_is_one_error() {
                 }
                 fs::write(file, &whole[..kept as usize]).unwrap();
                 // The end of a WebM file is an index, without which all frames are read.
-                if file.extension().is_some_and(|end| end == "webm") && cut % PLACES + 1 == PLACES {
+                if file.extension().is_some_and(|end| end == "webm") && cut % PLACES >= PLACES - 2 {
                     fs::write(file, &whole).unwrap();
                     continue;
                 }

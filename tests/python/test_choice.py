@@ -50,6 +50,7 @@ def left_out(dataset):
 
 def test_every_format_is_tried():
     read = {path.name for path in SEEDS.iterdir() if path.is_dir()}
+    read -= {"videofolder"}  # needs a build with the feature `video`
     check({name.split("/")[0] for name in LEFT_OUT} == read, f"{read}")
 
 
@@ -57,6 +58,8 @@ def test_every_format_is_tried():
 def test_nothing_else_changes(name, tmp_path):
     pattern, column = LEFT_OUT[name]
     form = ["--from", name.split("/")[0]]
+    if name.startswith("lerobot"):
+        form += ["--videos", "reference"]  # the seeds have no files of videos
     imported(SEEDS / name, tmp_path / "all", *form)
     imported(SEEDS / name, tmp_path / "some", *form, "--skip", pattern)
     all_, some = table(tmp_path / "all"), table(tmp_path / "some")
@@ -147,8 +150,9 @@ def test_odd_arrays_of_demonstrations(tmp_path):
             demo["actions"] = random.normal(size=(length, 2))
             demo["obs/arm"] = random.normal(size=(length, 3))
             demo["obs/actions"] = random.normal(size=(length, 4))
-            demo["next_obs/arm"] = random.normal(size=(length, 3))
-            demo["next_obs/actions"] = random.normal(size=(length, 4))
+            for part, values in list(demo["obs"].items()):
+                last = random.normal(size=(1, values.shape[1]))
+                demo[f"next_obs/{part}"] = np.concatenate([values[1:], last])
             demo["states"] = random.normal(size=(length, width))
             demo["initial_state/robot/joints"] = random.normal(size=(1, 6))
         demo["late/compressed"] = random.normal(size=(1, 2))
@@ -184,9 +188,12 @@ def test_a_camera_without_files(tmp_path):
     info["features"]["observation.images.absent"] = video
     info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
     (tmp_path / "set/meta/info.json").write_text(json.dumps(info))
-    imported(tmp_path / "set", tmp_path / "a", code=1)
-    imported(tmp_path / "set", tmp_path / "a", "--skip", "*.absent")
-    imported(SEEDS / "lerobot" / "v30", tmp_path / "b")
+    references = ["--videos", "reference"]  # the seeds have no files of videos
+    imported(tmp_path / "set", tmp_path / "nulls", *references)
+    nulls = table(tmp_path / "nulls")["observation.images.absent"]
+    check(nulls.null_count == len(nulls), "no row refers to the missing camera")
+    imported(tmp_path / "set", tmp_path / "a", *references, "--skip", "*.absent")
+    imported(SEEDS / "lerobot" / "v30", tmp_path / "b", *references)
     check(table(tmp_path / "a").equals(table(tmp_path / "b")), "the others are as they were")
 
 

@@ -109,6 +109,6 @@ def test_sql_info_and_diff_read_foreign_datasets(tmp_path, temporary):
 def test_a_foreign_dataset_that_needs_options_names_the_import(tmp_path, temporary):
     np.savez(tmp_path / "odd.npz", state=np.zeros((4, 2)), act=np.zeros((4, 1)))
     refused = trajmill("info", tmp_path / "odd.npz", code=1).stderr
-    says(refused, ["trajmill import", "options"], "the error")
+    says(refused, ["cannot tell the format", "trajmill import", "--from"], "the error")
     refused = trajmill("info", D4RL, "--verify", code=2).stderr
     says(refused, ["`--verify` needs a trajmill dataset", "trajmill validate"], "verify")

@@ -503,8 +503,8 @@ def test_arrays_of_pixels_become_images(tmp_path, version):
 
 @pytest.fixture(scope="module")
 def labelled(shared):
-    """An export with gaps, labels, a reference to videos, and columns with misleading names."""
-    v30(f"{shared}/in", Made(LENGTHS), video=True)
+    """An export with gaps, labels, and columns with misleading names."""
+    v30(f"{shared}/in", Made(LENGTHS))
     hide = {"hide_actions": {"keep": 1, "seed": 1}}
     derive = {
         "action_norm": "abs(action[1])",

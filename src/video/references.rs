@@ -89,6 +89,13 @@ fn decoded_of(
     if videos.is_none() && dataset.manifest.videos.is_empty() && any(&refers) {
         return Err(Error::usage("`frames` is given without `videos`").hint(REMEDY));
     }
+    let nothing = || {
+        Error::usage("`frames` asks for decoded videos, but no column refers to a video")
+            .hint("leave out `frames` and `videos`")
+    };
+    if !any(&refers) {
+        return Err(nothing());
+    }
     let version = version()?;
     let refer = |field: &&Arc<Field>| refers(field) && !field.metadata().contains_key(DEPTH);
     let mut columns = Vec::new();
@@ -108,10 +115,7 @@ fn decoded_of(
         }
     }
     if columns.is_empty() {
-        return Err(Error::usage(
-            "`frames` asks for decoded videos, but no column refers to a video",
-        )
-        .hint("leave out `frames` and `videos`"));
+        return Err(nothing());
     }
     let how = if frames == Frames::Png {
         "png"

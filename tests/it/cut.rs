@@ -55,6 +55,7 @@ fn a_truncated_file_is_one_error() {
     for format in fs::read_dir(&seeds)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|format| cfg!(feature = "video") || format != "videofolder")
     {
         for seed in fs::read_dir(seeds.join(&format))
             .unwrap()

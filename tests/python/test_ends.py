@@ -331,7 +331,15 @@ OPTIONS = {
     "alignment": ["--alignment", "rsa"],
     "frames": ["--frames", "array"],
 }
-@pytest.mark.parametrize("form", sorted(path.name for path in SEEDS.iterdir() if path.is_dir()))
+
+
+def seeds():
+    """The formats with seeds. Videos need a build with the feature `video`."""
+    for name in sorted(path.name for path in SEEDS.iterdir() if path.is_dir()):
+        yield pytest.param(name, marks=[pytest.mark.video] if name == "videofolder" else [])
+
+
+@pytest.mark.parametrize("form", seeds())
 def test_options_without_effect(form, tmp_path):
     """An option either changes the dataset, or is an error."""
     source = sorted((SEEDS / form).iterdir())[0]

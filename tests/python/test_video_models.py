@@ -201,7 +201,7 @@ def idm(folder, chunk):
     ]
     nodes = [
         helper.make_node("Concat", ["img", "img_h"], ["both"], axis=1),
-        helper.make_node("Conv", ["both", "k"], ["c"], strides=[4, 4]),
+        helper.make_node("Conv", ["both", "k"], ["c"], strides=[4, 4], dilations=[1, 1], pads=[0, 0, 0, 0]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("GlobalAveragePool", ["r"], ["g"]),
         helper.make_node("Flatten", ["g"], ["f"], axis=1),

@@ -197,7 +197,7 @@ def test_a_build_without_the_feature_refuses_to_decode_for_a_pipeline(absent, tm
 
 
 def test_a_build_without_the_feature_keeps_references(absent, tmp_path):
-    trajmill("import", absent, tmp_path / "in")
+    trajmill("import", absent, tmp_path / "in", "--videos", "reference")
     check(
         pa.types.is_struct(steps(tmp_path / "in").schema.field(TOP).type), "references need nothing"
     )

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::dataset::schema::{step, type_name};
+use crate::dataset::videos::{TOLERANCE_KEY, refers, tolerance};
 use crate::error::{Error, Result};
 use crate::transfer::read::align::wider;
 
@@ -127,6 +128,12 @@ fn add(
             .clone()
             .with_data_type(data_type)
             .with_nullable(nullable);
+        // Each reference keeps a frame within the larger tolerance.
+        if refers(field) && tolerance(other)? > tolerance(field)? {
+            let wider = other.metadata().get(TOLERANCE_KEY);
+            let wider = wider.map(|seconds| (TOLERANCE_KEY.to_owned(), seconds.clone()));
+            field.metadata_mut().extend(wider);
+        }
     }
     for field in more.fields() {
         if !fields.iter().any(|known| known.name() == field.name()) {
@@ -185,11 +192,14 @@ fn differs(what: &str, fields: [&Field; 2], member: &Member, members: &[Member])
 /// Returns columns as text. Schemas with the same text are the same to a reader of files.
 pub(super) fn describe(schema: &Schema) -> String {
     let column = |field: &Arc<Field>| {
+        let tolerance = field.metadata().get(TOLERANCE_KEY);
+        let tolerance = tolerance.map(|seconds| format!(" tolerance {seconds}"));
         format!(
-            "{} {} {}",
+            "{} {} {}{}",
             field.name(),
             field.data_type(),
-            field.is_nullable()
+            field.is_nullable(),
+            tolerance.unwrap_or_default()
         )
     };
     schema

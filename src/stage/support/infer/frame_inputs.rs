@@ -35,8 +35,6 @@ pub(in crate::stage) struct Binding<'a> {
     pub(in crate::stage) around: Option<(usize, usize)>,
     /// The form of frames.
     pub(in crate::stage) pixels: Option<&'a PixelOptions>,
-    /// Whether the model is recurrent.
-    pub(in crate::stage) recurrent: bool,
 }
 
 /// An expression that may show frames.
@@ -76,16 +74,6 @@ pub(super) fn input(wanted: &Wanted) -> Result<Option<(Input, Vec<usize>)>, Misf
         && !field.metadata().contains_key(LAZY)
     {
         return Ok(None);
-    }
-    if wanted.binding.recurrent {
-        if !named && wanted.binding.pixels.is_none() && stored.is_some() {
-            return Ok(None);
-        }
-        let message = "a model with a `state` cannot be given frames of videos";
-        return Err(Misfit::new(message).help(
-            "give its source `frames: array`, which decodes whole trajectories, or use a model \
-             with a window of frames",
-        ));
     }
     if !matches!(
         wanted.port.element,

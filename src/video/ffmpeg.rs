@@ -327,13 +327,14 @@ impl Video {
         let place = ((seconds + TOLERANCE / 2.0) * 1e6) as i64;
         if self.input.seek(place, ..place).is_ok() {
             self.decoder.flush();
+            self.decoder.set_flags(codec::Flags::empty());
+            self.sought = true;
             self.advance()?;
             if self
                 .last
                 .as_ref()
                 .is_some_and(|last| last.at < seconds + TOLERANCE)
             {
-                self.sought = true;
                 return Ok(());
             }
         }
@@ -383,7 +384,14 @@ impl Video {
             match packet.read(&mut self.input) {
                 Ok(()) if packet.stream() != self.stream => {}
                 Ok(()) => break self.decoder.send_packet(&packet),
-                Err(ffmpeg_next::Error::Eof) => break self.decoder.send_eof(),
+                Err(ffmpeg_next::Error::Eof) => {
+                    if !self.sought {
+                        // FFmpeg 5 would keep back the last frames of a file that begins with an
+                        // open group of pictures.
+                        self.decoder.set_flags(codec::Flags::OUTPUT_CORRUPT);
+                    }
+                    break self.decoder.send_eof();
+                }
                 Err(error) => break Err(error),
             }
         };

@@ -282,22 +282,7 @@ def test_rows_keep_their_frames(tmp_path, seed):
 
 
 @pytest.mark.video
-@pytest.mark.parametrize(
-    "seed",
-    [
-        *range(4),
-        pytest.param(
-            4,
-            marks=pytest.mark.xfail(
-                reason="`validate` on FFmpeg 5 misses the last frame of an H.264 file that begins "
-                "with an open group of pictures"
-            ),
-        ),
-        pytest.param(
-            5, marks=pytest.mark.xfail(reason="PyAV cannot decode the HEVC file of the source")
-        ),
-    ],
-)
+@pytest.mark.parametrize("seed", range(6))
 def test_rows_keep_their_frames_when_sources_are_merged(tmp_path, seed):
     """Of versions that differ."""
     random = seeded("merged", seed)

@@ -97,8 +97,8 @@ pub(super) struct Import {
     tolerance: Option<f64>,
     /// How the dataset gets the videos that its rows refer to: `link` links the files, or copies
     /// them from another file system; `copy` copies them, so that a change of the source does not
-    /// reach them; `reference` leaves them in the source, and whatever reads them needs `--videos`
-    /// or `videos` with the directory of the source
+    /// reach them; `reference` leaves them in the source, and whatever reads them needs
+    /// `--videos-from` or `videos` with the directory of the source
     #[arg(long, value_name = "HOW", default_value = "link", value_parser = word::<Videos>)]
     videos: Videos,
     /// Response to an observation, action or reward that is NaN or infinite: `fail` takes its

@@ -360,13 +360,14 @@ impl Video {
         if self.input.seek(place, ..place).is_ok() {
             self.decoder.flush();
             self.keys.last = None;
+            self.decoder.set_flags(codec::Flags::empty());
+            self.sought = true;
             self.advance()?;
             if self
                 .last
                 .as_ref()
                 .is_some_and(|last| last.at < seconds + TOLERANCE)
             {
-                self.sought = true;
                 return Ok(());
             }
         }
@@ -428,7 +429,14 @@ impl Video {
                     }
                     break self.decoder.send_packet(&packet);
                 }
-                Err(ffmpeg_next::Error::Eof) => break self.decoder.send_eof(),
+                Err(ffmpeg_next::Error::Eof) => {
+                    if !self.sought {
+                        // FFmpeg 5 would keep back the last frames of a file that begins with an
+                        // open group of pictures.
+                        self.decoder.set_flags(codec::Flags::OUTPUT_CORRUPT);
+                    }
+                    break self.decoder.send_eof();
+                }
                 Err(error) => break Err(error),
             }
         };

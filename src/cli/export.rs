@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use super::arguments::{formats, word};
-use super::progress::Progress;
-use super::{Command, interruptible, print};
+use super::{Command, interruptible, print, progress};
 use crate::dataset::Dataset;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
@@ -112,9 +111,9 @@ impl Command for Export {
             overwrite: self.overwrite,
         };
         let interrupted = interruptible()?;
-        let progress = Progress::new();
+        let progress = progress::shown();
         let observer = Observer {
-            watch: &progress,
+            watch: &*progress,
             interrupted: &interrupted,
         };
         let output = self.output.display();

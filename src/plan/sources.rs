@@ -315,7 +315,7 @@ fn find_own(
                 decoded: None,
                 ..dataset.clone()
             };
-            let steps = renamed(&steps, &names)?;
+            let steps = with_names(&steps, &names)?;
             Some((From::Own(referring, task.clone()), steps))
         }
         _ => None,

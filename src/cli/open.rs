@@ -50,16 +50,16 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     }
     let format = format::resolve(None, path, &Options::default()).map_err(|error| {
         let place = path.display();
-        Error {
-            hints: Vec::new(),
-            ..error
-        }
-        .hint(format!(
-            "{place} has no dataset.json, so it is not a trajmill dataset"
-        ))
-        .hint(format!(
-            "`trajmill import {place} NAME --from FORMAT` reads it as a named format"
-        ))
+        // The last hint names options that only `import` has; those before it say what is there.
+        let mut error = error;
+        error.hints.pop();
+        error
+            .hint(format!(
+                "{place} has no dataset.json, so it is not a trajmill dataset"
+            ))
+            .hint(format!(
+                "`trajmill import {place} NAME --from FORMAT` reads it as a named format"
+            ))
     })?;
     let advice = |error: Error| {
         error.hint(format!(

@@ -36,7 +36,7 @@ use crate::inspect::{self, Findings};
 use crate::transfer::read::arrays::listing;
 use crate::transfer::read::task::Tasked;
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
-use crate::transfer::roundtrip::{note, restore};
+use crate::transfer::roundtrip::{marks, note, restore};
 use crate::transfer::write::{WriteOptions, Writer};
 use crate::video::{self, Frames, Videos};
 
@@ -214,7 +214,7 @@ impl Format {
         let reader = self.accepts(options)?;
         let place = path.display().to_string();
         let inner = caught(&place, || {
-            let source = (reader.open)(path, options)?;
+            let source = marks::of_own_actions((reader.open)(path, options)?, options);
             let source = restore::restored(source, origin(path)?.as_ref());
             Ok(match &options.task {
                 Some(task) => Box::new(Tasked::new(source, task.clone())),

@@ -83,7 +83,8 @@ fn imports(sources: &[Dataset]) -> Vec<Account> {
 }
 
 /// Returns the sources' own metadata: that of a single source verbatim, that of several under their
-/// names.
+/// names. A source that says nothing about itself is named too: what the others say is not true of
+/// it.
 fn source_metadata(sources: &[Dataset]) -> Map<String, Value> {
     let own = |source: &Dataset| source.manifest.lineage.source_metadata.clone();
     match sources {
@@ -91,7 +92,6 @@ fn source_metadata(sources: &[Dataset]) -> Map<String, Value> {
         several => several
             .iter()
             .map(|source| (source.name.clone(), own(source)))
-            .filter(|(_, metadata)| !metadata.is_empty())
             .map(|(name, metadata)| (name, Value::Object(metadata)))
             .collect(),
     }

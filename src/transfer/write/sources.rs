@@ -20,6 +20,31 @@ pub(crate) fn sources_with<'a>(
         .collect()
 }
 
+/// Returns the names of the sources for which `states` is false, in `metadata` of merged sources of
+/// which at least one has the key `marker`.
+pub(crate) fn silent(
+    metadata: &Map<String, Value>,
+    marker: &str,
+    states: &dyn Fn(&Map<String, Value>) -> bool,
+) -> Vec<String> {
+    if metadata.contains_key(marker) || sources_with(metadata, marker).is_empty() {
+        return Vec::new();
+    }
+    let mut silent = Vec::new();
+    for (name, source) in metadata {
+        let Some(source) = source.as_object() else {
+            continue;
+        };
+        let said = sources_with(source, marker);
+        if !said.iter().any(|source| states(source)) {
+            silent.push(name.clone());
+        } else {
+            silent.extend(self::silent(source, marker, states));
+        }
+    }
+    silent
+}
+
 /// Returns the value of `key` if a source has one, and all that have one agree.
 pub(crate) fn agreed<'a>(sources: &[&'a Map<String, Value>], key: &str) -> Option<&'a Value> {
     let mut values = sources.iter().filter_map(|source| source.get(key));

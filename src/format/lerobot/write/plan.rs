@@ -18,7 +18,7 @@ use crate::dataset::schema::{self, axes, step, type_name};
 use crate::error::{Error, Result};
 use crate::format::lerobot::info::PIXELS;
 use crate::transfer::write::nulls::columns_with_nulls;
-use crate::transfer::write::sources::agreed;
+use crate::transfer::write::sources::{agreed, silent};
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Written};
 use crate::video::{Images, refers};
 
@@ -70,6 +70,23 @@ impl Plan {
                 rates.join(", ")
             ))
             .hint("write each source to a dataset of its own, or set `fps` for all of them"));
+        }
+        if options.fps.is_none()
+            && let Some(fps) = fps
+        {
+            let metadata = &outgoing.manifest().lineage.source_metadata;
+            let states = |source: &Map<String, Value>| {
+                let info = source.get("info");
+                info.is_some_and(|info| info.get("fps").is_some())
+            };
+            let silent = silent(metadata, "info", &states);
+            if let Some(name) = silent.first() {
+                return Err(Error::failed(format!(
+                    "source `{name}` does not say its steps per second, another source has {fps}, \
+                     and a LeRobot dataset has a single `fps`"
+                ))
+                .hint("write each source to a dataset of its own, or set `fps` for all of them"));
+            }
         }
         if fps.is_none() {
             written.cannot_hold(

@@ -176,7 +176,7 @@ fn pass(
         pass.plan,
         phase,
         input,
-        outcome.shards,
+        (&outcome.steps, outcome.shards),
         videos,
         &made.flow,
         pass.ancestry.clone(),
@@ -189,7 +189,11 @@ fn pass(
         manifest.lineage.set_aside = quarantine::carry(&root, &imported)?;
         manifest.lineage.quarantine = quarantine_hash(&root, manifest.lineage.set_aside)?;
     }
-    Dataset::open(&staging.seal(&key, &manifest)?)
+    let sealed = Dataset::open(&staging.seal(&key, &manifest)?)?;
+    Ok(match phase.sink {
+        Sink::Intermediate { .. } => exec::with_frames(sealed, input),
+        _ => sealed,
+    })
 }
 
 /// Gives the dataset at `root` the videos at `paths` that the sources own, and returns their

@@ -114,7 +114,6 @@ fn feeds(
             window: None,
             around: None,
             pixels: frames.and_then(|frames| frames.of(port)),
-            recurrent: !states.is_empty(),
         };
         let own = |misfit: Misfit| {
             if given.inputs.is_some() {

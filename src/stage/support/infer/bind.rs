@@ -219,7 +219,8 @@ pub(in crate::stage) fn batch(
         (None, None) => {
             let usual = context.models.runtime()?.batch().max(1);
             if inputs.iter().any(|input| input.shown().is_some()) {
-                return Ok(frame_inputs::batch(rows, usual));
+                let most = state::default_lanes(usual, states);
+                return Ok(frame_inputs::batch(rows, usual).min(most));
             }
             Ok(state::default_batch(usual, states))
         }

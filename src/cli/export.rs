@@ -1,11 +1,10 @@
 //! `trajmill export`: a dataset in the format that a trainer loads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::arguments::{formats, word};
-use super::progress::Progress;
-use super::{Command, interruptible, print};
-use crate::dataset::Dataset;
+use super::{Command, interruptible, print, progress};
+use crate::dataset::{Dataset, files};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format;
@@ -59,11 +58,14 @@ pub(super) struct Export {
     /// `png` decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
-    /// How the files of videos reach a LeRobot dataset: `link`, `copy`, or `reencode` all frames;
-    /// or the directory that the references of the dataset are relative to, if it has no videos of
-    /// its own. Give it twice for both [default: link]
-    #[arg(long, value_name = "HOW|DIRECTORY")]
+    /// How the files of videos reach a LeRobot dataset: `link`, `copy`, or `reencode` all frames
+    /// [default: link]
+    #[arg(long, value_name = "HOW")]
     videos: Vec<String>,
+    /// Directory that the references to videos are relative to, for a dataset that does not own
+    /// its videos: the dataset that it was imported from
+    #[arg(long, value_name = "DIRECTORY")]
+    videos_from: Option<PathBuf>,
     /// Columns of images and of pixels (`uint8[H*W*3]`) in a LeRobot dataset: `image` files without
     /// loss, or `video` [default: image]
     #[arg(long, value_name = "KIND", value_parser = word::<Images>)]
@@ -112,9 +114,9 @@ impl Command for Export {
             overwrite: self.overwrite,
         };
         let interrupted = interruptible()?;
-        let progress = Progress::new();
+        let progress = progress::shown();
         let observer = Observer {
-            watch: &progress,
+            watch: &*progress,
             interrupted: &interrupted,
         };
         let output = self.output.display();
@@ -137,18 +139,27 @@ impl Command for Export {
 }
 
 impl Export {
-    /// Returns the values of `--videos`: how files reach the output, and the directory that
-    /// references are relative to.
+    /// Returns how the files of videos reach the output, and the directory that references are
+    /// relative to. Before there was `--videos-from`, `--videos` named the directory.
     fn videos(&self) -> Result<(Option<VideoFiles>, Option<PathBuf>)> {
-        let (mut how, mut root) = (None, None);
+        let (mut how, mut root) = (None, self.videos_from.clone());
         for value in &self.videos {
             let is_first = match word::<VideoFiles>(value) {
                 Ok(word) => how.replace(word).is_none(),
-                Err(_) => root.replace(PathBuf::from(value)).is_none(),
+                Err(_) if files::is_dir(Path::new(value))? => {
+                    root.replace(PathBuf::from(value)).is_none()
+                }
+                Err(_) => {
+                    return Err(Error::usage(format!(
+                        "`--videos {value}` is none of `link`, `copy` and `reencode`"
+                    ))
+                    .hint("`--videos-from DIRECTORY` says where videos are"));
+                }
             };
             if !is_first {
                 return Err(Error::usage("`--videos` is given twice").hint(
-                    "give one of `link`, `copy` and `reencode`, and one directory, at most",
+                    "`--videos HOW` is one of `link`, `copy` and `reencode`, and \
+                     `--videos-from DIRECTORY` says where videos are",
                 ));
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::arguments::{Pairs, formats, pairs, word};
-use super::progress::{Busy, Progress};
+use super::progress::{self, Busy};
 use super::{Command, interruptible, print};
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -97,8 +97,8 @@ pub(super) struct Import {
     tolerance: Option<f64>,
     /// How the dataset gets the videos that its rows refer to: `link` links the files, or copies
     /// them from another file system; `copy` copies them, so that a change of the source does not
-    /// reach them; `reference` leaves them in the source, and whatever reads them needs `--videos`
-    /// or `videos` with the directory of the source
+    /// reach them; `reference` leaves them in the source, and whatever reads them needs
+    /// `--videos-from` or `videos` with the directory of the source
     #[arg(long, value_name = "HOW", default_value = "link", value_parser = word::<Videos>)]
     videos: Videos,
     /// Response to an observation, action or reward that is NaN or infinite: `fail` takes its
@@ -158,9 +158,9 @@ impl Command for Import {
             run::import::Import::new(&self.source, self.from.as_deref(), options, self.shard_rows)?
         };
         let interrupted = interruptible()?;
-        let progress = Progress::new();
+        let progress = progress::shown();
         let observer = Observer {
-            watch: &progress,
+            watch: &*progress,
             interrupted: &interrupted,
         };
         let Some(imported) = import.run(&self.dataset, observer)? else {

@@ -36,6 +36,10 @@ pub(crate) const TOLERANCE: f64 = 1e-4;
 /// seconds.
 pub(crate) const TOLERANCE_KEY: &str = "tolerance";
 
+/// The trajectory column of the statistics that a source states of the videos of its episodes: a
+/// JSON object by the names of columns.
+pub(crate) const VIDEO_STATISTICS: &str = "video_statistics";
+
 /// Returns the tolerance of the references of a column, in seconds.
 ///
 /// # Errors
@@ -271,7 +275,7 @@ impl Dataset {
                 self.path.display()
             ))
             .hint(
-                "set `videos` (`--videos`) to the dataset that this one was imported from, or \
+                "set `videos` (`--videos-from`) to the dataset that this one was imported from, or \
                  import that dataset again with `--videos link`",
             ));
         };
@@ -281,8 +285,8 @@ impl Dataset {
         } else {
             Err(
                 Error::failed(format!("there is no video {}", file.display())).hint(
-                    "set `videos` (`--videos`) to the dataset that this one was imported from: \
-                     references to videos are relative to it",
+                    "set `videos` (`--videos-from`) to the dataset that this one was imported \
+                     from: references to videos are relative to it",
                 ),
             )
         }

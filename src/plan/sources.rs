@@ -16,7 +16,7 @@ use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, SourceContent, files, layout, source_name, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
-use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
+use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, with_names};
 use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
@@ -315,7 +315,7 @@ fn find_own(
                 decoded: None,
                 ..dataset.clone()
             };
-            let steps = renamed(&steps, &names)?;
+            let steps = with_names(&steps, &names)?;
             Some((From::Own(referring, task.clone()), steps))
         }
         _ => None,
@@ -328,7 +328,7 @@ fn find_own(
         frames: None,
         videos: how,
         allowed: 0,
-        steps: renamed(&steps, &names)?,
+        steps: with_names(&steps, &names)?,
         names,
         about: import::identified(&about),
         absent: Vec::new(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::dataset::schema::{step, type_name};
-use crate::dataset::videos::{TOLERANCE_KEY, refers, tolerance};
+use crate::dataset::videos::{DEPTH, TOLERANCE, TOLERANCE_KEY, refers, tolerance};
 use crate::error::{Error, Result};
 use crate::transfer::read::align::wider;
 
@@ -124,22 +124,39 @@ fn add(
             false => common([field, other])?,
         };
         let nullable = field.is_nullable() || other.is_nullable();
-        *field = field
-            .clone()
-            .with_data_type(data_type)
-            .with_nullable(nullable);
-        // Each reference keeps a frame within the larger tolerance.
-        if refers(field) && tolerance(other)? > tolerance(field)? {
-            let wider = other.metadata().get(TOLERANCE_KEY);
-            let wider = wider.map(|seconds| (TOLERANCE_KEY.to_owned(), seconds.clone()));
-            field.metadata_mut().extend(wider);
+        let mut common = field.clone();
+        if refers(field) && refers(other) {
+            videos_of_both(&mut common, other)?;
         }
+        *field = common.with_data_type(data_type).with_nullable(nullable);
     }
     for field in more.fields() {
         if !fields.iter().any(|known| known.name() == field.name()) {
             let nullable = field.is_nullable() || !first;
             fields.push(field.as_ref().clone().with_nullable(nullable));
         }
+    }
+    Ok(())
+}
+
+/// Gives `field`, a column of references to videos, what also holds for those of `other`: the
+/// larger tolerance.
+///
+/// # Errors
+/// Returns an error if only one of them refers to depth videos.
+fn videos_of_both(field: &mut Field, other: &Field) -> Result<()> {
+    let is_depth = |field: &Field| field.metadata().contains_key(DEPTH);
+    if is_depth(field) != is_depth(other) {
+        return Err(Error::failed(format!(
+            "the column `{}` has depth maps in one source and pictures in another",
+            field.name()
+        ))
+        .hint("give the column of one of them another name with `map`"));
+    }
+    let seconds = tolerance(field)?.max(tolerance(other)?);
+    if seconds > TOLERANCE {
+        let key = TOLERANCE_KEY.to_owned();
+        field.metadata_mut().insert(key, seconds.to_string());
     }
     Ok(())
 }
@@ -314,5 +331,23 @@ mod tests {
         assert!(united(&mixed, false).is_err());
         let found = united(&mixed, true).unwrap();
         assert_eq!(type_name(found[0].data_type()), "list[float64]");
+    }
+
+    #[test]
+    fn references_get_the_larger_tolerance_and_depth_maps_stay_apart() {
+        let camera = |metadata: &[(&str, &str)]| {
+            let metadata = metadata.iter();
+            let metadata = metadata.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let references = DataType::Struct(crate::dataset::videos::reference());
+            let field = Field::new("top", references, true);
+            Schema::new(vec![field.with_metadata(metadata.collect())])
+        };
+        let (plain, loose) = (camera(&[]), camera(&[(TOLERANCE_KEY, "0.02")]));
+        for sources in [[plain.clone(), loose.clone()], [loose, plain.clone()]] {
+            let fields = united(&sources, false).unwrap();
+            assert_eq!(tolerance(&fields[0]).unwrap(), 0.02);
+        }
+        let message = united(&[camera(&[(DEPTH, "true")]), plain], false).unwrap_err();
+        assert!(message.contains("depth maps in one source"), "{message}");
     }
 }

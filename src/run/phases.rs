@@ -15,7 +15,7 @@ use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
-use crate::stage::Counted;
+use crate::stage::Known;
 use crate::transfer::read::quarantine;
 use crate::video::Videos;
 
@@ -133,7 +133,7 @@ fn pass(
 ) -> Result<Dataset> {
     let phase = pass.phase;
     let watch = options.observer.watch;
-    let table = exec::select(phase, input)?;
+    let table = exec::select(phase, input, &[])?;
     let tasks = exec::cut(&table, pass.shard_rows)?;
     let key = phase.fingerprint.key();
     let root = staging.dataset(&key);
@@ -162,11 +162,11 @@ fn pass(
     })?;
     for planned in &phase.transforms {
         let flow = outcome.flow.iter().find(|flow| flow.index == planned.index);
-        let counted = flow.map(|flow| Counted {
+        let known = flow.map_or(Known::Nothing, |flow| Known::Counted {
             rows: flow.rows_in,
             tally: &flow.tally,
         });
-        made.warnings.extend(planned.part.warnings(counted));
+        made.warnings.extend(planned.part.warnings(known));
     }
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);

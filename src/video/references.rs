@@ -383,6 +383,10 @@ impl FrameReader for Reader {
         video.picture(place.seconds, place.tolerance)
     }
 
+    fn key_gap(&self) -> Option<f64> {
+        self.open.as_ref().and_then(|(_, video)| video.key_gap())
+    }
+
     fn finish(&mut self) -> Result<()> {
         self.open = None;
         let file = self.file.take();

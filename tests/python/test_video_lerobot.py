@@ -70,7 +70,7 @@ def edited(folder, own, root, *stages, format="lerobot", code=0):
     path = folder / f"{format}.yaml"
     oracle.pipeline(path, own, [*stages, {"materialise": {"path": str(between)}}])
     trajmill("run", path)
-    done = trajmill("export", between, out, "--to", format, "--videos", root, code=code)
+    done = trajmill("export", between, out, "--to", format, "--videos-from", root, code=code)
     return done if code else Loaded(out)
 
 
@@ -101,7 +101,7 @@ def episode(frames, at):
 
 @pytest.mark.video
 def test_files_are_linked_and_every_frame_is_that_of_the_source(made, tmp_path):
-    trajmill("export", made.own, tmp_path / "v3", "--to", "lerobot", "--videos", made.root)
+    trajmill("export", made.own, tmp_path / "v3", "--to", "lerobot", "--videos-from", made.root)
     found = Loaded(tmp_path / "v3")
     check(found.cameras == [TOP, WRIST], f"cameras: {found.cameras}")
     for key, frames in made.frames.items():
@@ -126,8 +126,8 @@ def test_files_are_linked_and_every_frame_is_that_of_the_source(made, tmp_path):
 @pytest.mark.video
 def test_no_bytes_are_copied_unless_asked(made, tmp_path):
     for how in ["link", "copy"]:
-        out = tmp_path / how
-        trajmill("export", made.own, out, "--to", "lerobot", "--videos", how, "--videos", made.root)
+        out, root = tmp_path / how, made.root
+        trajmill("export", made.own, out, "--to", "lerobot", "--videos", how, "--videos-from", root)
         for one in Loaded(out).files():
             check((os.stat(one).st_nlink > 1) == (how == "link"), f"{how}: {one}")
 
@@ -136,7 +136,7 @@ def test_no_bytes_are_copied_unless_asked(made, tmp_path):
 def test_statistics_are_those_that_lerobot_computes(made, tmp_path):
     for version in ["lerobot", "lerobot-v2.1"]:
         out = tmp_path / version
-        trajmill("export", made.own, out, "--to", version, "--videos", made.root)
+        trajmill("export", made.own, out, "--to", version, "--videos-from", made.root)
         found = Loaded(out)
         for key, frames in made.frames.items():
             wanted = [statistics(episode(frames, at)) for at in range(3)]
@@ -156,7 +156,7 @@ def test_statistics_are_those_that_lerobot_computes(made, tmp_path):
 @pytest.mark.video
 def test_statistics_that_the_source_states_are_carried(made, tmp_path):
     """They are invented here, so that computed ones would differ."""
-    trajmill("export", made.own, tmp_path / "v3", "--to", "lerobot", "--videos", made.root)
+    trajmill("export", made.own, tmp_path / "v3", "--to", "lerobot", "--videos-from", made.root)
     table_of = tmp_path / "v3/meta/episodes/chunk-000/file-000.parquet"
     episodes = pq.read_table(table_of)
     name = f"stats/{TOP}/mean"
@@ -236,7 +236,7 @@ def compare(found, wanted, what, least=26):
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
 def test_all_frames_are_encoded_if_asked(made, tmp_path, codec):
     args = ["--to", "lerobot", "--codec", codec, "--crf", "18", "--gop", "5"]
-    args += ["--videos", "reencode", "--videos", made.root]
+    args += ["--videos", "reencode", "--videos-from", made.root]
     trajmill("export", made.own, tmp_path / "a", *args)
     trajmill("export", made.own, tmp_path / "b", *args)
     found, again = Loaded(tmp_path / "a"), Loaded(tmp_path / "b")
@@ -252,7 +252,8 @@ def test_all_frames_are_encoded_if_asked(made, tmp_path, codec):
 
 @pytest.mark.video
 def test_v21_links_cuts_and_encodes(made, tmp_path):
-    trajmill("export", made.own, tmp_path / "v21", "--to", "lerobot-v2.1", "--videos", made.root)
+    root = ["--videos-from", made.root]
+    trajmill("export", made.own, tmp_path / "v21", "--to", "lerobot-v2.1", *root)
     found = Loaded(tmp_path / "v21")
     check(found.info["total_videos"] == 6, "total_videos")
     # Of AV1 with a key frame every second frame, episodes begin at key frames.
@@ -266,7 +267,7 @@ def test_v21_links_cuts_and_encodes(made, tmp_path):
     check(packets(found.place(WRIST, 2)[0]) == packets(file(made.root, WRIST, 1)), "linked packets")
     compare(found.frames(TOP), made.frames[TOP], "H.264 that is cut within a group of pictures")
     trajmill("import", tmp_path / "v21", tmp_path / "back")
-    args = ["--to", "lerobot-v2.1", "--videos", tmp_path / "v21"]
+    args = ["--to", "lerobot-v2.1", "--videos-from", tmp_path / "v21"]
     trajmill("export", tmp_path / "back", tmp_path / "again", *args)
     again = Loaded(tmp_path / "again")
     for key in made.frames:
@@ -381,3 +382,30 @@ def test_depth_videos_are_linked_with_their_marker_and_never_encoded(tmp_path):
     holes = {"subsample": {"stride": 2}}
     failed = edited(tmp_path / "holes", own, root, holes, code=1).stderr
     says(failed, ["depth", TOP, "observation.images.top"], "the error")
+
+
+@pytest.mark.video
+def test_how_and_where_are_two_options(tmp_path):
+    """`--videos` with a directory is an old spelling of `--videos-from`."""
+    root = dataset(tmp_path / "set", [5], {TOP: (video([48, 64, 3]), [(0, 0.0)])})
+    encode(file(root, TOP), 5)
+    trajmill("import", root, tmp_path / "in", "--videos", "reference")
+    export = lambda out, *options, code=0: trajmill(
+        "export", tmp_path / "in", tmp_path / out, "--to", "lerobot", *options, code=code
+    )
+    export("old", "--videos", root, "--videos", "copy")
+    export("new", "--videos-from", root, "--videos", "copy")
+    files = lambda out: {
+        path.relative_to(tmp_path / out): path.read_bytes()
+        for path in (tmp_path / out).rglob("*")
+        if path.is_file()
+    }
+    equal(files("old"), files("new"), "both spellings")
+    for options, said in [
+        (["--videos", "links"], "`--videos links` is none of `link`, `copy` and `reencode`"),
+        (["--videos", root, "--videos-from", root], "`--videos` is given twice"),
+        (["--videos", "link", "--videos", "copy"], "`--videos` is given twice"),
+        ([], "--videos-from"),
+    ]:
+        message = export("no", *options, code=None).stderr
+        check(said in message, f"{options}: {message}")

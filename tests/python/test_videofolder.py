@@ -176,7 +176,7 @@ def test_a_folder_of_videos_becomes_a_lerobot_dataset_with_the_same_pixels(tmp_p
     encode(str(root / "b.mp4"), 25, size, "libsvtav1", options={"preset": "12", "g": "2"})
     encode(str(root / "c.webm"), 11, size, "libvpx-vp9")
     trajmill("import", root, tmp_path / "in")
-    trajmill("export", tmp_path / "in", tmp_path / "out", "--to", "lerobot", "--videos", root)
+    trajmill("export", tmp_path / "in", tmp_path / "out", "--to", "lerobot", "--videos-from", root)
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
     check((info["fps"], info["total_frames"]) == (FPS, 56), info)
     check(info["features"][CAMERA]["dtype"] == "video", info["features"])

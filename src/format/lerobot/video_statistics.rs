@@ -18,8 +18,7 @@ use super::info::{Info, Layout};
 use crate::dataset::files;
 use crate::error::Result;
 
-/// The trajectory column.
-pub(crate) const VIDEO_STATISTICS: &str = "video_statistics";
+pub(crate) use crate::dataset::videos::VIDEO_STATISTICS;
 
 /// The key of the number of frames of the whole episode.
 pub(crate) const FRAMES: &str = "frames";

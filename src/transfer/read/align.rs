@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 use crate::dataset::Account;
 use crate::dataset::block::elements;
 use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::videos::VIDEO_STATISTICS;
 use crate::error::{Error, Result};
-use crate::transfer::read::{IncomingTrajectory, Source, SourceVideo};
+use crate::transfer::read::{IncomingTrajectory, Source, SourceVideo, renamed};
 use crate::transfer::write::{OutgoingDataset, Pass};
 
 /// A dataset of trajmill as a source.
@@ -130,7 +131,7 @@ pub(crate) struct Aligned<'a> {
 ///
 /// # Errors
 /// Returns an error if a name is not a column, or if two columns would get one name.
-pub(crate) fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
+pub(crate) fn with_names(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
     if let Some((name, _)) = names
         .iter()
         .find(|(name, _)| schema.index_of(name).is_err())
@@ -301,7 +302,9 @@ impl Source for Aligned<'_> {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.inner.metadata()
+        let mut metadata = self.inner.metadata();
+        renamed::metadata(&mut metadata, &self.names);
+        metadata
     }
 
     fn account(&self) -> Account {
@@ -348,10 +351,18 @@ impl Source for Aligned<'_> {
                 .about
                 .as_ref()
                 .and_then(|about| about.column_by_name(field.name()));
-            column.map_or_else(
-                || Ok(new_null_array(field.data_type(), 1)),
-                |column| widened(column, field.data_type()),
-            )
+            let Some(column) = column else {
+                return Ok(new_null_array(field.data_type(), 1));
+            };
+            match column.as_string_opt::<i32>() {
+                Some(texts) if field.name() == VIDEO_STATISTICS && !self.names.is_empty() => {
+                    let texts = texts.iter();
+                    let renamed =
+                        texts.map(|text| text.map(|text| renamed::statistics(text, &self.names)));
+                    Ok(Arc::new(renamed.collect::<StringArray>()) as ArrayRef)
+                }
+                _ => widened(column, field.data_type()),
+            }
         };
         let schema = self.about();
         let about = match schema.fields().is_empty() {

@@ -20,6 +20,7 @@ pub(crate) mod parts;
 pub(crate) mod pattern;
 pub(crate) mod per_trajectory;
 pub(crate) mod quarantine;
+pub(crate) mod renamed;
 mod source;
 pub(crate) mod table;
 pub(crate) mod task;

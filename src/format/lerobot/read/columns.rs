@@ -107,17 +107,8 @@ pub(crate) fn columns(
     tables: &Tables,
     data: Option<&Schema>,
 ) -> Result<Columns> {
-    let targets = NAMES.map(|(target, _)| target);
-    if let Some((target, _)) = options
-        .map
-        .iter()
-        .find(|(target, _)| !targets.contains(&target.as_str()))
-    {
-        return Err(
-            Error::usage(format!("`map` cannot set `{target}` for LeRobot"))
-                .hint(format!("it sets one of {}", targets.join(", "))),
-        );
-    }
+    let renames = renames(options);
+    let is_renamed = |feature: &&Feature| renames.iter().any(|(old, _)| *old == feature.name);
     let names = || info.features.iter().map(|feature| feature.name.as_str());
     let listing = || {
         format!(
@@ -128,37 +119,56 @@ pub(crate) fn columns(
                 .join(", ")
         )
     };
+    let unknown = |source: &str, target: &str| {
+        let hint = nearest(source, names())
+            .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
+        Error::failed(format!(
+            "there is no feature `{source}` to use as `{target}`"
+        ))
+        .hint(hint)
+    };
+    for (at, (source, target)) in renames.iter().enumerate() {
+        if !names().any(|name| name == source) {
+            return Err(unknown(source, target));
+        }
+        let (before, is_reserved) = (&renames[..at], free_name(target) != *target);
+        if is_reserved || before.iter().any(|(old, _)| old == source) {
+            return Err(Error::usage(format!(
+                "`map` cannot name the feature `{source}` `{target}`"
+            ))
+            .hint(match is_reserved {
+                true => "the name has a fixed meaning: choose another one",
+                false => "it has another name already: a feature becomes one column",
+            }));
+        }
+    }
     let mut roles: Vec<(&str, &Feature)> = Vec::new();
     let mut parts: Vec<&Feature> = Vec::new();
     for (target, known) in NAMES {
         let found = match options.map.iter().find(|(name, _)| name == target) {
             Some((_, source)) => {
                 let found = info.features.iter().find(|feature| feature.name == *source);
-                Some(found.ok_or_else(|| {
-                    let hint = nearest(source, names())
-                        .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-                    Error::failed(format!(
-                        "there is no feature `{source}` to use as `{target}`"
-                    ))
-                    .hint(hint)
-                })?)
+                Some(found.ok_or_else(|| unknown(source, target))?)
             }
-            None => known
-                .iter()
-                .find_map(|name| info.features.iter().find(|feature| feature.name == *name)),
+            None => known.iter().find_map(|name| {
+                let features = info.features.iter().filter(|feature| !is_renamed(feature));
+                features.into_iter().find(|feature| feature.name == *name)
+            }),
         };
         if found.is_none() && target == step::OBSERVATION {
             let part = |feature: &&Feature| {
                 feature.name.starts_with(PART)
                     && (dtype::from_name(&feature.dtype).is_some() || feature.pixels)
+                    && !is_renamed(feature)
             };
             parts = info.features.iter().filter(part).collect();
         }
         // Without a single state, its parts are the observation; without those, a camera's images.
         let camera = || {
-            ["image", "video"]
-                .iter()
-                .find_map(|dtype| info.features.iter().find(|feature| feature.dtype == *dtype))
+            ["image", "video"].iter().find_map(|dtype| {
+                let mut features = info.features.iter();
+                features.find(|feature| feature.dtype == *dtype && !is_renamed(feature))
+            })
         };
         let found = match parts.as_slice() {
             _ if target != step::OBSERVATION => found,
@@ -168,7 +178,7 @@ pub(crate) fn columns(
         };
         match found {
             Some(feature) => roles.push((target, feature)),
-            None if target == step::OBSERVATION => {
+            None if target == step::OBSERVATION && renames.is_empty() => {
                 return Err(
                     Error::failed("there is no feature `observation.state`").hint(format!(
                         "choose one with --map observation=FEATURE; {}",
@@ -238,7 +248,14 @@ pub(crate) fn columns(
         if part || roles.iter().any(|(_, known)| used(known)) {
             continue;
         }
+        let renamed = renames.iter().find(|(old, _)| *old == feature.name);
         if let Some(index) = tables.feature(&feature.name) {
+            if let Some((source, target)) = renamed {
+                return Err(Error::usage(format!(
+                    "`map` cannot name the feature `{source}` `{target}`"
+                ))
+                .hint("it has indices of texts, whose column has the name of their table"));
+            }
             push(tables.field(index), &feature.name, Kind::Text);
         } else if let Some(reason) = unreadable(feature, data) {
             left_out.leave_out(&feature.name, reason);
@@ -246,9 +263,23 @@ pub(crate) fn columns(
             // The prefix keeps a column's name from being taken for a part of an observation.
             let own = feature.name.strip_prefix(OWN_FEATURE);
             let own = own.filter(|own| !names().any(|name| name == *own));
-            let name = free_name(own.unwrap_or(&feature.name));
+            let name = match renamed {
+                Some((_, target)) => target.clone(),
+                None => free_name(own.unwrap_or(&feature.name)),
+            };
             let (field, kind) = column(&name, feature, &videos, cameras)?;
             push(field, &feature.name, kind);
+        }
+    }
+    for (at, field) in fields.iter().enumerate() {
+        if fields[..at]
+            .iter()
+            .any(|other| other.name() == field.name())
+        {
+            return Err(
+                Error::usage(format!("two columns would be named `{}`", field.name()))
+                    .hint("choose another name for one of them with `map`"),
+            );
         }
     }
     for field in data.iter().flat_map(|data| data.fields()) {
@@ -261,6 +292,16 @@ pub(crate) fn columns(
         columns,
         left_out,
     })
+}
+
+/// Returns the features that `map` gives other names, as (feature, column), apart from those that
+/// become a column with a fixed meaning.
+pub(crate) fn renames(options: &Options) -> Vec<(String, String)> {
+    let is_fixed = |target: &String| NAMES.iter().any(|(name, _)| name == target);
+    let others = options.map.iter().filter(|(target, _)| !is_fixed(target));
+    others
+        .map(|(target, source)| (source.clone(), target.clone()))
+        .collect()
 }
 
 /// Returns why a feature cannot become a column; `None` if it can.

@@ -20,7 +20,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use self::cameras::Cameras;
-use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
+use self::columns::{Column, Columns, Kind, SPLIT, columns, renames, trajectory_columns};
 use self::convert::{images, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
 use crate::dataset::schema::{step, trajectory, type_name};
@@ -35,7 +35,7 @@ use crate::format::lerobot::modality;
 use crate::format::lerobot::tables::Tables;
 use crate::format::lerobot::video_statistics::{self, Statistics, VIDEO_STATISTICS};
 use crate::transfer::read::table::flags;
-use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, SourceVideo};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, SourceVideo, renamed};
 use crate::video::{Frames, Videos};
 
 /// The features that say where the rows of an episode are and how it ends.
@@ -73,6 +73,8 @@ pub(crate) struct LeRobot {
     choice: Choice,
     /// What else is left out.
     left_out: Account,
+    /// The features whose columns have other names, as (feature, column).
+    renames: Vec<(String, String)>,
     metadata: Map<String, Value>,
 }
 
@@ -127,6 +129,8 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if let Some(modality) = modality::read(path)? {
         metadata.insert(modality::KEY.to_owned(), modality);
     }
+    let renames = renames(options);
+    renamed::metadata(&mut metadata, &renames);
     let mut found = HashMap::new();
     if info.layout == Layout::Shared && episodes.iter().any(|episode| episode.file.is_none()) {
         for file in files::parquet_files(&path.join("data"))? {
@@ -137,8 +141,11 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     episodes.reverse();
     let about = trajectory_columns(&info, &own_columns);
-    let final_observations =
-        FinalObservations::open(path, schema.field_with_name(step::OBSERVATION)?.data_type())?;
+    let final_observations = match schema.field_with_name(step::OBSERVATION) {
+        Ok(observation) => FinalObservations::open(path, observation.data_type())?,
+        // Every feature that could be an observation has a name of its own.
+        Err(_) => None,
+    };
     Ok(Box::new(LeRobot {
         info,
         schema,
@@ -154,6 +161,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         final_observations,
         choice,
         left_out,
+        renames,
         metadata,
     }))
 }
@@ -253,6 +261,7 @@ impl LeRobot {
             if field.name() == VIDEO_STATISTICS {
                 let stated = statistics.take().unwrap_or_default();
                 let text = video_statistics::text(&self.info, episode.length, stated);
+                let text = renamed::statistics(&text, &self.renames);
                 return Ok(Arc::new(StringArray::from(vec![text])));
             }
             if let Some(own) = self.own_columns.column_by_name(field.name()) {

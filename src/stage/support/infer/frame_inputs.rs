@@ -15,8 +15,12 @@ use crate::expr::reach::{asked_of, reach, says_frame};
 use crate::model::{Element, Port};
 use crate::stage::Misfit;
 
-/// The most values of the inputs of a batch with frames: 16 MiB as float32.
-const VALUES: usize = 4 << 20;
+/// The most values of the inputs of a batch with frames on a CPU: 4 MiB as float32. The values
+/// between a model's layers then stay in the caches; larger batches are slower.
+const VALUES: usize = 1 << 20;
+
+/// The same on a GPU, which takes more at once.
+const GPU_VALUES: usize = 64 << 20;
 
 /// How an input is bound.
 #[derive(Clone, Copy)]
@@ -233,11 +237,10 @@ pub(in crate::stage) fn length(port: &Port) -> Option<usize> {
     }
 }
 
-/// Returns the number of rows of a batch whose inputs hold frames: as many as 4 Mi values hold, at
-/// least one and at most `usual`.
+/// Returns the number of rows of a batch whose inputs hold frames: as many as 1 Mi values hold, or
+/// 64 Mi on a GPU, at least one and at most `usual`.
 pub(in crate::stage) fn batch(rows: &[Vec<usize>], usual: usize) -> usize {
     let cells: usize = rows.iter().map(|row| row.iter().product::<usize>()).sum();
-    // A GPU takes more at once.
-    let values = if usual > 512 { 16 * VALUES } else { VALUES };
+    let values = if usual > 512 { GPU_VALUES } else { VALUES };
     (values / cells.max(1)).clamp(1, usual.max(1))
 }

@@ -12,6 +12,7 @@ mod column;
 pub(in crate::stage) mod described;
 pub(in crate::stage) mod frame_inputs;
 mod frames;
+mod gets;
 pub(in crate::stage) mod names;
 pub(in crate::stage) mod pixels;
 pub(in crate::stage) mod shape;

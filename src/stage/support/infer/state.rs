@@ -119,7 +119,7 @@ fn state(name: &str, carried: &Carried, spec: &Spec) -> Result<State, Misfit> {
     if from.element != to.element || from.shape.len() != to.shape.len() {
         return Err(apart());
     }
-    if to.element == Element::Other || to.shape.is_empty() {
+    if matches!(to.element, Element::Other(_)) || to.shape.is_empty() {
         let message = format!("the model's input `{to}` cannot be a state");
         let help = "export the model with a state of numbers and of a fixed shape";
         return Err(Misfit::new(message).help(help).at(name));

@@ -10,6 +10,8 @@ pub(crate) mod wording;
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// The meaning of a failure to the caller. Each kind has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -53,6 +55,19 @@ pub struct Error {
     pub details: Vec<String>,
     /// Remedies, one sentence each.
     pub hints: Vec<String>,
+    /// The faults of a pipeline file, which `message` and `details` show; empty for other errors.
+    pub faults: Vec<Fault>,
+}
+
+/// A fault of a pipeline file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The file, line and column: `FILE:LINE:COLUMN`.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+    /// How to fix it.
+    pub help: Option<String>,
 }
 
 /// A result whose error is [`Error`].
@@ -67,6 +82,7 @@ impl Error {
             message: message.into(),
             details: Vec::new(),
             hints: Vec::new(),
+            faults: Vec::new(),
         }
     }
 

@@ -97,7 +97,7 @@ pub mod internals;
 pub use arrow;
 pub use cli::main;
 pub use dataset::Dataset;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Fault, Result};
 pub use exec::Flow;
 pub use model::{Device, ModelOptions};
 pub use query::print::{ResultFormat, print_result, save_result};

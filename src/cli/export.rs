@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::arguments::{formats, word};
-use super::progress::Progress;
-use super::{Command, interruptible, print};
+use super::{Command, interruptible, print, progress};
 use crate::dataset::{Dataset, files};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
@@ -115,9 +114,9 @@ impl Command for Export {
             overwrite: self.overwrite,
         };
         let interrupted = interruptible()?;
-        let progress = Progress::new();
+        let progress = progress::shown();
         let observer = Observer {
-            watch: &progress,
+            watch: &*progress,
             interrupted: &interrupted,
         };
         let output = self.output.display();

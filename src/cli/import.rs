@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::arguments::{Pairs, formats, pairs, word};
-use super::progress::{Busy, Progress};
+use super::progress::{self, Busy};
 use super::{Command, interruptible, print};
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -158,9 +158,9 @@ impl Command for Import {
             run::import::Import::new(&self.source, self.from.as_deref(), options, self.shard_rows)?
         };
         let interrupted = interruptible()?;
-        let progress = Progress::new();
+        let progress = progress::shown();
         let observer = Observer {
-            watch: &progress,
+            watch: &*progress,
             interrupted: &interrupted,
         };
         let Some(imported) = import.run(&self.dataset, observer)? else {

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod check;
+mod completions;
 mod diff;
 mod doctor;
 #[cfg(feature = "video")]
@@ -12,7 +13,9 @@ mod encoders;
 mod export;
 mod import;
 mod info;
+mod init;
 mod lineage;
+mod messages;
 mod open;
 mod picture;
 mod plan;
@@ -36,6 +39,7 @@ use crate::error::{Error, Result, panic_message};
 
 /// Every command, in the order of `trajmill --help`.
 const COMMANDS: &[Entry] = &[
+    Entry::of::<init::Init>(),
     Entry::of::<run::Run>(),
     Entry::of::<check::Check>(),
     Entry::of::<plan::Plan>(),
@@ -48,6 +52,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<lineage::Lineage>(),
     Entry::of::<doctor::Doctor>(),
     Entry::of::<schema::Schema>(),
+    Entry::of::<completions::Completions>(),
 ];
 
 /// The arguments of a command. Their doc comments are its help.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::progress::{Busy, Progress};
+use super::progress::{self, Busy};
 use super::{interruptible, print};
 use crate::dataset::store::TemporaryDir;
 use crate::dataset::{Dataset, files, layout, source_name};
@@ -89,9 +89,9 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         format.name
     ));
     let interrupted = interruptible()?;
-    let progress = Progress::new();
+    let progress = progress::shown();
     let observer = Observer {
-        watch: &progress,
+        watch: &*progress,
         interrupted: &interrupted,
     };
     let name = source_name(path);

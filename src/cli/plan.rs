@@ -90,7 +90,10 @@ fn describe(phase: &PhasePreview, lines: &mut Vec<String>) {
         ));
     }
     for transform in &phase.transforms {
-        lines.push(format!("  transform  {transform}"));
+        lines.push(format!("  transform  {}", transform.stage));
+        for input in &transform.inputs {
+            lines.push(format!("    input    {input}"));
+        }
     }
     for warning in &phase.warnings {
         lines.push(format!("  warning    {warning}"));

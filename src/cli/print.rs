@@ -1,11 +1,13 @@
 //! How commands print: answers to stdout, everything for people to stderr. Both are printed line by
 //! line, and characters that a terminal acts on or that break a line are shown escaped. Data for
-//! programs is printed as it is.
+//! programs is printed as it is. With `TRAJMILL_MESSAGES=json`, a program reads stderr too, and
+//! gets messages as lines of JSON (`messages.rs`).
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
+use super::messages;
 use crate::dataset::account::{Account, LeftOut, Rows};
 use crate::error::wording::{count, number, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -84,6 +86,13 @@ pub(super) fn arguments() -> Vec<String> {
 /// # Errors
 /// Returns an error if standard output cannot be written or its reader has gone away.
 pub(super) fn usage(error: &clap::Error) -> Result<()> {
+    if error.use_stderr() && messages::are_json() {
+        let text = error.render().to_string();
+        messages::error(&Error::usage(
+            text.trim().trim_start_matches("error: ").to_owned(),
+        ));
+        return Ok(());
+    }
     let printed = error.print().and_then(|()| io::stdout().flush());
     match printed {
         Err(failure) if !error.use_stderr() => Err(unwritable(failure).into()),
@@ -97,6 +106,10 @@ pub(super) fn say(line: &str) {
 }
 
 fn to_stderr(prefix: &str, line: &str) {
+    if messages::are_json() {
+        messages::note(line);
+        return;
+    }
     // There is no other place for the error.
     let _ = writeln!(io::stderr().lock(), "{prefix}{}", printable(line));
 }
@@ -108,6 +121,10 @@ fn colour() -> bool {
 /// Prints an error and its hints.
 pub(super) fn error(error: &Error) {
     if error.kind == ErrorKind::Closed {
+        return;
+    }
+    if messages::are_json() {
+        messages::error(error);
         return;
     }
     // A fault in a pipeline file begins with its place, so that editors find it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::print;
+use super::{messages, print};
 use crate::error::wording::{count, number, printable};
 use crate::run::Watch;
 
@@ -34,18 +34,23 @@ impl Drop for Busy {
     }
 }
 
+/// Returns what shows the progress of a command: a bar, or messages for a program.
+pub(super) fn shown() -> Box<dyn Watch> {
+    if messages::are_json() {
+        Box::new(messages::Progress::new())
+    } else {
+        Box::new(Progress {
+            bar: Mutex::new(ProgressBar::hidden()),
+        })
+    }
+}
+
 /// The progress bar of a command.
-pub(super) struct Progress {
+struct Progress {
     bar: Mutex<ProgressBar>,
 }
 
 impl Progress {
-    pub(super) fn new() -> Progress {
-        Progress {
-            bar: Mutex::new(ProgressBar::hidden()),
-        }
-    }
-
     fn with(&self, work: impl FnOnce(&mut ProgressBar)) {
         if let Ok(mut bar) = self.bar.lock() {
             work(&mut bar);

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use super::arguments::{PipelineArguments, size};
-use super::progress::Progress;
-use super::{Command, interruptible, print};
+use super::{Command, interruptible, print, progress};
 use crate::error::Result;
 use crate::error::wording::{count, number, shell_word};
 use crate::exec::Flow;
@@ -40,7 +39,7 @@ impl Command for Run {
 
     fn run(&self) -> Result<()> {
         let interrupted = interruptible()?;
-        let progress = Progress::new();
+        let progress = progress::shown();
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let options = RunOptions {
             overrides: self.arguments.set.clone(),
@@ -50,7 +49,7 @@ impl Command for Run {
             fresh: self.fresh,
             verify: self.verify,
             observer: Observer {
-                watch: &progress,
+                watch: &*progress,
                 interrupted: &interrupted,
             },
         };

@@ -44,8 +44,8 @@ pub(super) struct Sql {
     /// File with the statement to run
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Format of the result; `json` writes one object per line [default: by the extension of
-    /// --output, otherwise table]
+    /// Format of the result; `json` writes one object per line, `arrow` an Arrow IPC stream
+    /// [default: by the extension of --output, otherwise table]
     #[arg(long, value_enum)]
     format: Option<ResultFormat>,
     /// File for the result, which must not exist yet [default: standard output]
@@ -72,6 +72,7 @@ impl clap::ValueEnum for ResultFormat {
             ResultFormat::Table,
             ResultFormat::Csv,
             ResultFormat::Json,
+            ResultFormat::Arrow,
             ResultFormat::Parquet,
         ]
     }
@@ -81,6 +82,7 @@ impl clap::ValueEnum for ResultFormat {
             ResultFormat::Table => "table",
             ResultFormat::Csv => "csv",
             ResultFormat::Json => "json",
+            ResultFormat::Arrow => "arrow",
             ResultFormat::Parquet => "parquet",
         }))
     }
@@ -175,6 +177,7 @@ impl Sql {
             .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         let format = self.format.unwrap_or(match extension.as_deref() {
             Some("parquet") => ResultFormat::Parquet,
+            Some("arrows") => ResultFormat::Arrow,
             Some("csv") => ResultFormat::Csv,
             Some("json" | "jsonl" | "ndjson") => ResultFormat::Json,
             _ => ResultFormat::Table,
@@ -182,6 +185,10 @@ impl Sql {
         if format == ResultFormat::Parquet && self.output.is_none() {
             return Err(Error::usage("Parquet cannot be written to standard output")
                 .hint("pass a file with `-o FILE`"));
+        }
+        if format == ResultFormat::Arrow && self.output.is_none() && io::stdout().is_terminal() {
+            return Err(Error::usage("a terminal cannot show an Arrow stream")
+                .hint("pass a file with `-o FILE.arrows`, or a pipe"));
         }
         Ok(format)
     }

@@ -1,6 +1,6 @@
 //! Faults in a pipeline file: where they are, what is wrong and how to fix it.
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 
 /// A range of bytes of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,34 +56,49 @@ impl Source {
         faults.sort_by_key(|fault| fault.span.start);
         faults.dedup();
         let rendered: Vec<Vec<String>> = faults.iter().map(|fault| self.render(fault)).collect();
-        Error::pipeline(rendered.join(&String::new()))
+        let faults = faults.iter().map(|fault| {
+            let (line, column) = self.place(fault.span);
+            Fault {
+                place: format!("{}:{line}:{column}", self.name),
+                message: fault.message.clone(),
+                help: fault.help.clone(),
+            }
+        });
+        Error {
+            faults: faults.collect(),
+            ..Error::pipeline(rendered.join(&String::new()))
+        }
+    }
+
+    /// Returns the line and the column at which `span` starts, from 1 on.
+    fn place(&self, span: Span) -> (usize, usize) {
+        let before = self.text.get(..span.start.min(self.text.len()));
+        let before = before.unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let column = before[line_start..].chars().count();
+        (before.matches('\n').count() + 1, column + 1)
     }
 
     /// Returns the lines that describe a fault.
     fn render(&self, fault: &Diagnostic) -> Vec<String> {
         let start = fault.span.start.min(self.text.len());
         let before = self.text.get(..start).unwrap_or_default();
-        let line_number = before.matches('\n').count() + 1;
+        let (line_number, column) = self.place(fault.span);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = self.text[line_start..].lines().next().unwrap_or_default();
-        let column = self.text[line_start..start].chars().count();
         let end = fault.span.end.clamp(start, line_start + line.len());
         let width = self
             .text
             .get(start..end)
             .map_or(1, |text| text.trim_end().chars().count())
             .max(1);
+        let indent = column - 1;
         let gutter = line_number.to_string().len();
         let mut lines = vec![
-            format!(
-                "{}:{line_number}:{}: {}",
-                self.name,
-                column + 1,
-                fault.message
-            ),
+            format!("{}:{line_number}:{column}: {}", self.name, fault.message),
             format!("{:gutter$} |", ""),
             format!("{line_number} | {line}"),
-            format!("{:gutter$} | {:column$}{}", "", "", "^".repeat(width)),
+            format!("{:gutter$} | {:indent$}{}", "", "", "^".repeat(width)),
         ];
         if let Some(help) = &fault.help {
             lines.push(format!("{:gutter$} = {help}", ""));

@@ -65,6 +65,10 @@ pub trait FrameReader: Send {
     /// Returns an error that names file and time if there is no such frame or if it is damaged.
     fn frame(&mut self, place: &Place) -> Result<Picture<'_>>;
 
+    /// Returns the longest time between two key frames in the file that is open, in seconds, as far
+    /// as it was read; `None` if fewer than two key frames were read.
+    fn key_gap(&self) -> Option<f64>;
+
     /// Verifies that the files that were read did not change meanwhile.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::{Dataset, ShardEntry};
 use crate::error::{Error, Result};
 
 /// The columns of `trajectories` that [`with_has_actions`] reads.
-pub(crate) const READS: [&str; 4] = [
+const READS: [&str; 4] = [
     trajectory::LENGTH,
     trajectory::LABELLED,
     trajectory::FIRST_ROW,
@@ -35,12 +35,44 @@ pub(crate) fn has_actions() -> Field {
     Field::new(trajectory::HAS_ACTIONS, DataType::Boolean, false)
 }
 
+/// Returns the columns of the trajectories of a shard that `names` names, as far as there are such
+/// columns. `has_actions` is among them, even if an older version wrote the shard.
+///
+/// # Errors
+/// Returns an error if a file is damaged.
+pub(crate) fn trajectories(
+    dataset: &Dataset,
+    entry: &ShardEntry,
+    names: &[String],
+) -> Result<RecordBatch> {
+    let reader = dataset.open_trajectories(entry)?;
+    let present: Vec<String> = names
+        .iter()
+        .filter(|name| dataset.trajectories.index_of(name).is_ok())
+        .cloned()
+        .collect();
+    let table =
+        |columns: &[String]| reader.read(std::slice::from_ref(&(0..reader.rows())), Some(columns));
+    let asked = names.iter().any(|name| name == trajectory::HAS_ACTIONS);
+    if !asked || !lacks_has_actions(dataset) {
+        return table(&present);
+    }
+    let mut more = present.clone();
+    let needed = READS.map(str::to_owned);
+    more.extend(needed.into_iter().filter(|name| !present.contains(name)));
+    let table = with_has_actions(dataset, entry, &table(&more)?)?;
+    let kept = names
+        .iter()
+        .filter_map(|name| table.schema().index_of(name).ok());
+    Ok(table.project(&kept.collect::<Vec<_>>())?)
+}
+
 /// Returns the trajectories of a shard, which has no column `has_actions`, with that column. It
 /// reads actions only if the totals of the shard do not tell.
 ///
 /// # Errors
 /// Returns an error if a file is damaged.
-pub(crate) fn with_has_actions(
+fn with_has_actions(
     dataset: &Dataset,
     entry: &ShardEntry,
     table: &RecordBatch,

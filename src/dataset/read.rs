@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
+use super::Dataset;
 use super::files;
 use super::frames::FrameReader;
 use super::row_group::Origin;
@@ -43,6 +44,13 @@ pub trait Decode: std::fmt::Debug + Send + Sync {
     fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
         let _ = threads;
         Err(Error::failed("there are no frames to decode"))
+    }
+
+    /// Returns the same decoder for `dataset`, which was made from the decoder's own; `None` if it
+    /// decodes its own only.
+    fn of(&self, dataset: &Dataset) -> Option<Arc<dyn Decode>> {
+        let _ = dataset;
+        None
     }
 
     /// Returns everything besides the stored values that the decoded values depend on, for

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::concat;
-use arrow::datatypes::{Field, Int32Type, Schema};
+use arrow::datatypes::{Field, Int32Type, Schema, SchemaRef};
 
 use crate::dataset::frame_references::SOURCE;
 use crate::dataset::videos::refers;
 use crate::dataset::{Block, Dataset, schema};
 use crate::error::{Error, Result};
-use crate::plan::Phase;
+use crate::plan::{Phase, Sink};
 
 /// The columns that are read as references to frames and decoded later.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +24,8 @@ pub(super) struct Lazy {
 }
 
 impl Lazy {
-    /// Returns the columns that all of `sources` decode. There are none if the sources differ.
+    /// Returns the columns that all of `sources` decode. There are none if the sources differ in
+    /// more than what they say about a column.
     pub(super) fn of<'a>(sources: impl Iterator<Item = &'a Dataset>) -> Lazy {
         let of = |source: &Dataset| -> Vec<(Field, Field)> {
             let Some(decoded) = &source.decoded else {
@@ -37,7 +38,13 @@ impl Lazy {
         };
         let mut all = sources.map(of);
         let columns = all.next().unwrap_or_default();
-        if all.all(|other| other == columns) {
+        let kind = |(stored, made): &(Field, Field)| {
+            let of = |field: &Field| (field.name().clone(), field.data_type().clone());
+            [of(stored), of(made)]
+        };
+        let alike =
+            |other: Vec<(Field, Field)>| other.iter().map(kind).eq(columns.iter().map(kind));
+        if all.all(alike) {
             Lazy { columns }
         } else {
             Lazy::default()
@@ -70,6 +77,17 @@ impl Lazy {
             column.map_or_else(|| Arc::clone(field), |(stored, _)| Arc::new(stored.clone()))
         };
         Schema::new(steps.fields().iter().map(known).collect::<Vec<_>>())
+    }
+
+    /// Returns the columns that `phase` writes: an intermediate keeps references in place of frames,
+    /// unless they would be relative to different folders.
+    pub(super) fn written(&self, phase: &Phase, sources: &[Dataset]) -> SchemaRef {
+        let refers = matches!(phase.sink, Sink::Intermediate { .. }) && !self.is_empty();
+        if refers && following(sources).is_some() {
+            Arc::new(self.read(&phase.steps, phase))
+        } else {
+            Arc::clone(&phase.steps)
+        }
     }
 
     /// Returns `block` with the columns decoded that `wanted` accepts.
@@ -105,7 +123,8 @@ impl Lazy {
     pub(super) fn pieces(&self, block: Block, written: &Schema) -> Vec<Block> {
         let is_lazy = |(stored, _): &(Field, Field)| {
             let field = block.steps.schema_ref().field_with_name(stored.name());
-            written.index_of(stored.name()).is_ok() && field.is_ok_and(refers)
+            let written = written.field_with_name(stored.name());
+            written.is_ok_and(|written| !refers(written)) && field.is_ok_and(refers)
         };
         if !self.columns.iter().any(is_lazy) {
             return vec![block];
@@ -124,6 +143,28 @@ impl Lazy {
             }
         }
         pieces
+    }
+}
+
+/// Returns the source whose decoder and folder of videos also serve a dataset that was made from all
+/// `sources`; `None` if there is no such source.
+fn following(sources: &[Dataset]) -> Option<&Dataset> {
+    let apart = sources.len() > 1 && sources.iter().any(|source| source.video_root.is_some());
+    sources.first().filter(|_| !apart)
+}
+
+/// Returns `intermediate`, which was made from `sources`, with frames in place of the references
+/// that it keeps.
+pub(crate) fn with_frames(intermediate: Dataset, sources: &[Dataset]) -> Dataset {
+    let Some(source) = following(sources) else {
+        return intermediate;
+    };
+    let root = source.video_root.clone();
+    let dataset = intermediate.with_videos(root);
+    let decoded = source.decoded.as_ref();
+    match decoded.and_then(|decoded| decoded.by.of(&dataset)) {
+        Some(by) => dataset.decoding(by),
+        None => dataset,
     }
 }
 

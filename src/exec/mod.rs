@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use rayon::prelude::*;
 
 use crate::commit::{Finished, Journal};
@@ -36,6 +36,7 @@ use pull::Pull;
 pub use blocks::Readers;
 pub(crate) use clock::Clock;
 pub use flow::Flow;
+pub(crate) use lazy::with_frames;
 pub use selection::Piece;
 pub(crate) use selection::{SelectionTable, select};
 pub use tasks::Task;
@@ -75,6 +76,8 @@ pub(crate) struct PhaseTasks<'a> {
 
 /// What a phase did.
 pub(crate) struct Outcome {
+    /// The columns of steps that were written.
+    pub steps: SchemaRef,
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
     /// The paths of the videos that rows refer to.
@@ -210,8 +213,10 @@ pub(crate) fn run(
         let pull = Pull::new(sources, limits.threads, limits.memory);
         readers = readers.with_frames(lazy.read(&first.steps, phase), Arc::new(pull));
     }
+    let steps = lazy.written(phase, sources);
     let writer = shard::Writer {
         phase,
+        steps: &steps,
         table: phase_tasks.table,
         transforms: &transforms,
         readers,
@@ -276,14 +281,19 @@ pub(crate) fn run(
         );
         return Err(Error::interrupted(message).hint("run the same command again to continue"));
     }
-    outcome(phase, tasks, &journal, resumed)
+    outcome((phase, steps), tasks, &journal, resumed)
 }
 
 fn task_rows(task: &Task) -> u64 {
     task.pieces.iter().map(|piece| piece.rows).sum()
 }
 
-fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> Result<Outcome> {
+fn outcome(
+    (phase, steps): (&Phase, SchemaRef),
+    tasks: &[Task],
+    journal: &Journal,
+    resumed: usize,
+) -> Result<Outcome> {
     let mut flow: Vec<Flow> = phase.transforms.iter().map(Flow::through).collect();
     let mut shards = Vec::with_capacity(tasks.len());
     let mut videos = BTreeSet::new();
@@ -301,6 +311,7 @@ fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> 
         videos.extend(finished.videos.iter().cloned());
     }
     Ok(Outcome {
+        steps,
         shards,
         videos,
         flow,

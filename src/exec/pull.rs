@@ -3,7 +3,8 @@
 //! All threads do the same: if the next batch has its frames, a thread works on it, and otherwise
 //! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
 //! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
-//! decoded at once. A frame is decoded only if it lies in a window of bounded size that begins with
+//! decoded at once: those of several files, or parts of one file whose key frames are close together.
+//! A frame is decoded only if it lies in a window of bounded size that begins with
 //! the first frame that the next batch needs, so memory is bounded, and the run that the next batch
 //! waits for can always go on.
 
@@ -24,6 +25,13 @@ const SHARE: usize = 4;
 
 /// The number of frames that are decoded before a thread looks for other work.
 const TURN: usize = 8;
+
+/// The least number of frames of a part of a run.
+const PART: usize = 2 * TURN;
+
+/// The least length of a part of a run, in times between key frames. A decoder starts at a key
+/// frame, so that it may decode frames in vain before the first one of its part.
+const KEY_GAPS: f64 = 8.0;
 
 /// Decodes the frames of the sources of a phase.
 #[derive(Debug)]
@@ -60,6 +68,8 @@ struct Run {
     next: usize,
     /// Whether a thread decodes it now.
     busy: bool,
+    /// The number of threads of its decoder. A run with one thread is not cut into parts.
+    threads: usize,
     reader: Option<Box<dyn FrameReader>>,
 }
 
@@ -67,6 +77,8 @@ struct Run {
 struct Decoded {
     /// Runs that are not finished, in order.
     runs: VecDeque<Run>,
+    /// The readers of runs that are finished, of files that other runs read.
+    idle: Vec<Box<dyn FrameReader>>,
     /// The frames from `first` on; `None` where one is not decoded yet.
     frames: VecDeque<Option<Frame>>,
     first: usize,
@@ -89,7 +101,8 @@ struct State {
 enum Turn {
     Work(usize, Vec<Vec<Frame>>),
     Decode(usize, Range<usize>, Box<dyn FrameReader>),
-    Open(usize, Range<usize>),
+    /// Decodes frames of a feed with a new reader of so many threads.
+    Open(usize, Range<usize>, usize),
     Wait,
     End,
 }
@@ -101,26 +114,29 @@ impl Frames for Pull {
             let window = self.kept / feeds.len() / feed.bytes.max(1);
             Decoded {
                 runs: runs(&feed.places),
+                idle: Vec::new(),
                 frames: VecDeque::new(),
                 first: 0,
                 complete: 0,
                 window: window.max(needed.unwrap_or(0)).max(1),
             }
         });
-        let decoded: Vec<Decoded> = decoded.collect();
+        let mut decoded: Vec<Decoded> = decoded.collect();
         // With few runs in sight, a decoder has to use several threads itself.
         let apart = decoded.iter().all(|feed| {
             let longest = feed.runs.iter().map(|run| run.frames.len()).max();
             let seen = feed.window / longest.unwrap_or(1).max(1);
             seen.min(feed.runs.len()) * feeds.len() >= self.threads
         });
-        let each = if apart { 1 } else { self.threads };
+        if !apart {
+            let runs = decoded.iter_mut().flat_map(|feed| feed.runs.iter_mut());
+            runs.for_each(|run| run.threads = self.threads);
+        }
         let shared = Shared {
             pull: self,
             feeds,
             batches,
             work,
-            each,
             state: Mutex::new(State {
                 feeds: decoded,
                 next: 0,
@@ -136,10 +152,11 @@ impl Frames for Pull {
         });
         let state = shared.state.into_inner();
         let state = state.map_err(|_| Error::failed("a thread that decodes frames has failed"))?;
-        match state.failed {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
+        if let Some((_, error)) = state.failed {
+            return Err(error);
         }
+        let mut idle = state.feeds.into_iter().flat_map(|feed| feed.idle);
+        idle.try_for_each(|mut reader| reader.finish())
     }
 }
 
@@ -158,6 +175,7 @@ fn runs(places: &[Place]) -> VecDeque<Run> {
                 frames: start..at,
                 next: start,
                 busy: false,
+                threads: 1,
                 reader: None,
             });
             start = at;
@@ -175,8 +193,6 @@ struct Shared<'a> {
     feeds: &'a [Feed<'a>],
     batches: &'a [Needs],
     work: &'a Work<'a>,
-    /// The number of threads of a decoder.
-    each: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -259,9 +275,9 @@ impl Shared<'_> {
         let run = &mut feed.runs[at];
         run.busy = true;
         let frames = run.next..run.frames.end.min(run.next + TURN).min(end);
-        match run.reader.take() {
+        match run.reader.take().or_else(|| feed.idle.pop()) {
             Some(reader) => Turn::Decode(index, frames, reader),
-            None => Turn::Open(index, frames),
+            None => Turn::Open(index, frames, run.threads),
         }
     }
 
@@ -272,10 +288,10 @@ impl Shared<'_> {
                 let result = caught("the model", || (self.work)(batch, &frames));
                 Done::Worked(batch, result)
             }
-            Turn::Open(feed, frames) => {
+            Turn::Open(feed, frames, threads) => {
                 let source = self.feeds[feed].places[frames.start].source;
                 let opened = self.pull.reader(source);
-                match opened.and_then(|source| source.reader(self.each)) {
+                match opened.and_then(|source| source.reader(threads)) {
                     Ok(reader) => self.decode(feed, frames, reader),
                     Err(error) => Done::Decoded(feed, frames.start, Vec::new(), Err(error)),
                 }
@@ -322,7 +338,8 @@ impl Shared<'_> {
                 state.feeds[feed].put(start, made);
                 match after {
                     Ok(reader) => {
-                        state.feeds[feed].give_back(end, reader);
+                        let places = &self.feeds[feed].places;
+                        state.feeds[feed].give_back(end, reader, places);
                         None
                     }
                     Err(error) => {
@@ -381,16 +398,69 @@ impl Decoded {
     }
 
     /// Gives the run whose next frame is `next` its reader back.
-    fn give_back(&mut self, next: usize, reader: Box<dyn FrameReader>) {
+    fn give_back(&mut self, next: usize, reader: Box<dyn FrameReader>, places: &[Place]) {
         let own = |run: &Run| run.busy && run.frames.start < next && next <= run.frames.end;
-        if let Some(at) = self.runs.iter().position(own) {
-            let run = &mut self.runs[at];
-            (run.next, run.busy) = (next, false);
-            if next == run.frames.end {
-                self.runs.remove(at);
-            } else {
-                run.reader = Some(reader);
+        let Some(at) = self.runs.iter().position(own) else {
+            return;
+        };
+        let run = &mut self.runs[at];
+        (run.next, run.busy) = (next, false);
+        if next == run.frames.end {
+            self.runs.remove(at);
+            if places
+                .get(next)
+                .is_some_and(|place| place.path == places[next - 1].path)
+            {
+                self.idle.push(reader);
             }
+            return;
+        }
+        let gap = reader.key_gap().filter(|_| run.threads > 1);
+        run.reader = Some(reader);
+        if let Some(gap) = gap {
+            self.cut(at, gap, places);
+        }
+    }
+
+    /// Cuts the run `at` into parts that several readers decode at once, if several parts are in
+    /// sight. `gap` is the time between key frames, in seconds.
+    fn cut(&mut self, at: usize, gap: f64, places: &[Place]) {
+        let run = &mut self.runs[at];
+        let (start, end) = (run.next, run.frames.end);
+        let mut ends = Vec::new();
+        let mut from = start;
+        for place in start..end {
+            let lasts = places[place].seconds - places[from].seconds;
+            if place - from >= PART && lasts >= KEY_GAPS * gap {
+                ends.push(place);
+                from = place;
+            }
+        }
+        let longest = ends.iter().scan(start, |from, end| {
+            let length = end - *from;
+            *from = *end;
+            Some(length)
+        });
+        let longest = longest.max().unwrap_or(usize::MAX);
+        if longest.saturating_mul(run.threads + 1) > self.window {
+            return;
+        }
+        // The last part takes what is left.
+        ends.pop();
+        ends.push(end);
+        run.frames.end = ends[0];
+        run.threads = 1;
+        for (place, frames) in (at + 1..).zip(ends.windows(2).map(|pair| pair[0]..pair[1])) {
+            self.runs.insert(
+                place,
+                Run {
+                    next: frames.start,
+                    frames,
+                    busy: false,
+                    threads: 1,
+                    reader: None,
+                },
+            );
         }
     }
 }
@@ -414,9 +484,14 @@ mod tests {
         decoded: Arc<Mutex<BTreeMap<(String, u64), usize>>>,
         /// The frame that is damaged.
         damaged: Option<(&'static str, f64)>,
+        /// The time between key frames.
+        key_gap: Option<f64>,
+        /// The number of readers.
+        readers: Arc<AtomicUsize>,
     }
 
     struct FakeReader {
+        key_gap: Option<f64>,
         decoded: Arc<Mutex<BTreeMap<(String, u64), usize>>>,
         damaged: Option<(&'static str, f64)>,
         rgb: Vec<u8>,
@@ -432,7 +507,9 @@ mod tests {
         }
 
         fn reader(&self, _: usize) -> Result<Box<dyn FrameReader>> {
+            self.readers.fetch_add(1, Ordering::Relaxed);
             Ok(Box::new(FakeReader {
+                key_gap: self.key_gap,
                 decoded: Arc::clone(&self.decoded),
                 damaged: self.damaged,
                 rgb: Vec::new(),
@@ -457,6 +534,10 @@ mod tests {
             self.rgb = vec![place.path.as_bytes()[0], place.seconds as u8, 0];
             std::thread::yield_now();
             Ok(Picture::packed([1, 1], &self.rgb))
+        }
+
+        fn key_gap(&self) -> Option<f64> {
+            self.key_gap
         }
 
         fn finish(&mut self) -> Result<()> {
@@ -490,9 +571,10 @@ mod tests {
     proptest! {
         #[test]
         fn batches_get_their_frames_and_each_is_decoded_once(
-            files in prop::collection::vec(1usize..30, 1..6),
+            files in prop::collection::vec(1usize..90, 1..6),
             (size, ahead) in (1usize..9, 0usize..5),
-            (threads, kept, cameras) in (1usize..5, 0usize..200, 1usize..3),
+            (threads, kept, cameras) in (1usize..5, 0usize..600, 1usize..3),
+            key_gap in prop::option::of(0.0..4.0),
         ) {
             let names = ["a", "b", "c", "d", "e", "f"];
             let places: Vec<Place> = files
@@ -514,7 +596,7 @@ mod tests {
                 .step_by(size)
                 .map(|from| vec![from..total.min(from + size + ahead); cameras])
                 .collect();
-            let fake = Fake::default();
+            let fake = Fake { key_gap, ..Fake::default() };
             let decoded = Arc::clone(&fake.decoded);
             let seen = Mutex::new(BTreeMap::new());
             pull(fake, threads, kept)
@@ -588,5 +670,38 @@ mod tests {
                 Ok(())
             })
             .unwrap();
+    }
+    /// Returns how many readers decode a file of 200 frames, of which `kept` are kept.
+    fn readers(key_gap: Option<f64>, kept: usize) -> usize {
+        let places: Vec<Place> = (0..200).map(|at| place("a", at)).collect();
+        let convert = |picture: Picture| Ok(picture.rgb.to_vec());
+        let feeds = [Feed {
+            column: "cam",
+            places,
+            bytes: 3,
+            convert: &convert,
+        }];
+        let needs: Vec<Needs> = (0..200).map(|at| one(at..at + 1)).collect();
+        let fake = Fake {
+            key_gap,
+            ..Fake::default()
+        };
+        let readers = Arc::clone(&fake.readers);
+        let wait = std::time::Duration::from_micros(200);
+        pull(fake, 2, 3 * kept)
+            .pull(&feeds, &needs, &|_, _| {
+                std::thread::sleep(wait);
+                Ok(())
+            })
+            .unwrap();
+        readers.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_file_with_many_key_frames_is_read_in_several_places() {
+        assert_eq!(readers(Some(2.0), 100), 2);
+        // Parts of 80 frames do not fit, and nothing is known of the key frames.
+        assert_eq!(readers(Some(10.0), 100), 1);
+        assert_eq!(readers(None, 100), 1);
     }
 }

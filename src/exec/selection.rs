@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Flow;
 use crate::dataset::block::with_column;
 use crate::dataset::schema::trajectory;
-use crate::dataset::{Dataset, ShardEntry, old_columns};
+use crate::dataset::{Dataset, old_columns};
 use crate::error::{Error, Result};
 use crate::plan::Phase;
 
@@ -64,12 +64,15 @@ fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
         .ok_or_else(|| Error::failed(format!("`trajectories` has no int64 column `{name}`")))
 }
 
-/// Reads the columns of trajectories that the selections of `phase` need, and runs the selections.
+/// Reads the columns of trajectories that the selections of `phase` need and those that are `also`
+/// asked for, and runs the selections.
 ///
 /// # Errors
 /// Returns an error if a file is damaged or a selection fails on a row.
-pub(crate) fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
-    let mut batch = read(names(phase), sources)?;
+pub(crate) fn select(phase: &Phase, sources: &[Dataset], also: &[&str]) -> Result<SelectionTable> {
+    let mut wanted = names(phase);
+    wanted.extend(also.iter().map(|name| (*name).to_owned()));
+    let mut batch = read(wanted, sources)?;
     let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
     let stride = ids
         .values()
@@ -251,7 +254,7 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
     let mut next_id = 0;
     for (source, dataset) in sources.iter().enumerate() {
         for (shard, entry) in dataset.manifest.shards.iter().enumerate() {
-            let batch = read_shard(dataset, entry, &names)?;
+            let batch = old_columns::trajectories(dataset, entry, &names)?;
             let rows = batch.num_rows();
             let first_row = int64(&batch, trajectory::FIRST_ROW)?;
             let mut batch = with_column(
@@ -300,30 +303,14 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
     Ok(batch)
 }
 
-fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result<RecordBatch> {
-    let reader = dataset.open_trajectories(entry)?;
-    let present: Vec<String> = names
-        .iter()
-        .filter(|name| dataset.trajectories.index_of(name).is_ok())
-        .cloned()
-        .collect();
-    let table =
-        |columns: &[String]| reader.read(std::slice::from_ref(&(0..reader.rows())), Some(columns));
-    let asked = names.iter().any(|name| name == trajectory::HAS_ACTIONS);
-    if !asked || !old_columns::lacks_has_actions(dataset) {
-        return table(&present);
-    }
-    let mut more = present.clone();
-    let needed = old_columns::READS.map(str::to_owned);
-    more.extend(needed.into_iter().filter(|name| !present.contains(name)));
-    let table = old_columns::with_has_actions(dataset, entry, &table(&more)?)?;
-    let kept = names
-        .iter()
-        .filter_map(|name| table.schema().index_of(name).ok());
-    Ok(table.project(&kept.collect::<Vec<_>>())?)
-}
-
 impl SelectionTable {
+    /// Whether every trajectory has an action at every step; `None` if the column was not read.
+    pub(crate) fn has_all_actions(&self) -> Option<bool> {
+        let column = self.batch.column_by_name(trajectory::HAS_ACTIONS)?;
+        let whole = column.as_boolean_opt()?;
+        Some(whole.true_count() == whole.len())
+    }
+
     /// Returns the number of trajectories.
     pub(crate) fn len(&self) -> usize {
         self.batch.num_rows()

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array};
-use arrow::datatypes::{DataType, Field, Int32Type};
+use arrow::datatypes::{DataType, Field, Int32Type, SchemaRef};
 
 use super::lazy::Lazy;
 use super::{Clock, Flow, Readers, SelectionTable, Task, Watcher};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
+use crate::dataset::videos::refers;
 use crate::dataset::write::{ClosedShard, ShardWriter};
 use crate::dataset::{Block, layout, store};
 use crate::error::{Error, Result};
@@ -43,6 +44,8 @@ impl Done {
 /// What all tasks of a phase share.
 pub(super) struct Writer<'a> {
     pub(super) phase: &'a Phase,
+    /// The columns of steps that are written.
+    pub(super) steps: &'a SchemaRef,
     pub(super) table: &'a SelectionTable,
     /// The transforms of the phase, completed with facts.
     pub(super) transforms: &'a [Planned<Arc<dyn Transform>>],
@@ -61,12 +64,12 @@ impl Writer<'_> {
         store::remove(&self.dataset.join(layout::trajectories(task.index)))?;
         let mut splits = self.transforms.iter();
         let splits = splits.any(|planned| planned.part.changes().splits);
-        let (steps, carried) = (&self.phase.steps, &self.phase.carried);
+        let (steps, carried) = (self.steps, &self.phase.carried);
         let sorted = self.table.sorted && !splits;
         let mut writer = ShardWriter::create(self.dataset, task.index, steps, carried, sorted)?;
         let mut flow: Vec<Flow> = self.transforms.iter().map(Flow::through).collect();
         let clock = watcher.clock;
-        let written = self.lazy.read(steps, self.phase);
+        let written = self.lazy.read(&self.phase.steps, self.phase);
         let mut blocks = self.readers.blocks(task, &self.phase.reads, &written);
         while let Some(block) = clock.time("read", || blocks.next()) {
             store::pause();
@@ -74,7 +77,11 @@ impl Writer<'_> {
             let rows = block.steps.num_rows() as u64;
             let block = self.transform(block, &mut flow, clock)?;
             for piece in self.lazy.pieces(block, steps) {
-                let written = |name: &String| steps.index_of(name).is_ok();
+                let written = |name: &String| {
+                    steps
+                        .field_with_name(name)
+                        .is_ok_and(|field| !refers(field))
+                };
                 let piece = clock.time("read", || self.decoded(piece, written))?;
                 if !piece.is_empty() {
                     clock.time("write", || writer.write(&piece))?;

@@ -27,9 +27,9 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
     }
     let ports = geometry.inputs.iter().zip(&spec.inputs).enumerate();
     let shapes = ports.map(|(index, (row, port))| {
-        if port.element == Element::Other {
+        if let Element::Other(name) = port.element {
             return Err(Error::failed(format!(
-                "{model}: no column has the element type of the input `{}`",
+                "{model}: no column can feed the input `{}`, which is {name}",
                 port.name
             )));
         }
@@ -90,9 +90,9 @@ pub(super) fn verify_output(
         .get(index)
         .map_or("?", |port| port.name.as_str());
     let model = spec.path.display();
-    if element == Element::Other {
+    if let Element::Other(found) = element {
         return Err(Error::failed(format!(
-            "{model}: no column has the element type of the output `{name}`"
+            "{model}: no column can hold the output `{name}`, which is {found}"
         ))
         .hint("export the model with a cast to float32 or int64 at the end"));
     }

@@ -84,7 +84,10 @@ impl EmbeddedRuntime {
             files: hashes,
             random,
             narrowed: narrow::narrowed(&graph),
-            inputs: ports(model.input_ids()),
+            inputs: ports(model.input_ids())
+                .into_iter()
+                .map(|port| declared(port, &graph))
+                .collect(),
             outputs: ports(model.output_ids()),
             metadata: metadata
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -143,7 +146,7 @@ impl EmbeddedSession {
                 Value::FloatTensor(tensor) => (Element::F32, tensor.shape().to_vec()),
                 Value::Int32Tensor(tensor) => (Element::I32, tensor.shape().to_vec()),
                 Value::UInt8Tensor(tensor) => (Element::U8, tensor.shape().to_vec()),
-                _ => (Element::Other, Vec::new()),
+                _ => (Element::Other("of another type"), Vec::new()),
             };
             batch::verify_output(spec, *index, element, &shape, geometry)?;
         }
@@ -290,7 +293,8 @@ fn port(model: &Model, id: NodeId) -> Port {
         Some(ValueType::Tensor(DataType::Float)) => Element::F32,
         Some(ValueType::Tensor(DataType::Int32)) => Element::I32,
         Some(ValueType::Tensor(DataType::UInt8)) => Element::U8,
-        _ => Element::Other,
+        Some(ValueType::Tensor(DataType::Int8)) => Element::Other("int8"),
+        _ => Element::Other("of another type"),
     };
     let axis = |dimension: Dimension| match dimension {
         Dimension::Fixed(size) => Some(size),
@@ -309,6 +313,21 @@ fn port(model: &Model, id: NodeId) -> Port {
         name,
         element,
         shape: shape.into_iter().map(axis).collect(),
+    }
+}
+
+/// Returns an input with the type that the model declares, if nothing feeds that type. rten takes
+/// int32 for booleans and for all integers but 8-bit ones.
+fn declared(port: Port, graph: &graph::Model) -> Port {
+    let own = |(name, _): &&(&str, u64)| *name == port.name;
+    let found = graph.graph.inputs.iter().find(own);
+    let unfed = found.and_then(|(_, number)| graph::element::unfed(*number));
+    match unfed {
+        Some(name) => Port {
+            element: Element::Other(name),
+            ..port
+        },
+        None => port,
     }
 }
 

@@ -14,12 +14,28 @@ pub(super) mod element {
     pub(crate) const INT16: u64 = 5;
     pub(crate) const INT32: u64 = 6;
     pub(crate) const INT64: u64 = 7;
+    pub(crate) const STRING: u64 = 8;
     pub(crate) const BOOL: u64 = 9;
     pub(crate) const FLOAT16: u64 = 10;
     pub(crate) const DOUBLE: u64 = 11;
     pub(crate) const UINT32: u64 = 12;
     pub(crate) const UINT64: u64 = 13;
     pub(crate) const BFLOAT16: u64 = 16;
+
+    /// Returns the name of a type of inputs that no column can feed.
+    pub(crate) fn unfed(number: u64) -> Option<&'static str> {
+        match number {
+            BOOL => Some("bool"),
+            INT8 => Some("int8"),
+            INT16 => Some("int16"),
+            UINT16 => Some("uint16"),
+            UINT32 => Some("uint32"),
+            UINT64 => Some("uint64"),
+            BFLOAT16 => Some("bfloat16"),
+            STRING => Some("text"),
+            _ => None,
+        }
+    }
 }
 
 /// A model.

@@ -17,8 +17,8 @@ pub enum Element {
     I64,
     /// uint8.
     U8,
-    /// Any other type, which no stage reads or writes.
-    Other,
+    /// Any other type, by its name. No stage feeds or reads it.
+    Other(&'static str),
 }
 
 impl std::fmt::Display for Element {
@@ -30,7 +30,7 @@ impl std::fmt::Display for Element {
             Element::I32 => "int32",
             Element::I64 => "int64",
             Element::U8 => "uint8",
-            Element::Other => "an unsupported type",
+            Element::Other(name) => name,
         })
     }
 }

@@ -1,40 +1,37 @@
 //! Frames that take the place of references to videos after an import, so that the import itself
 //! decodes nothing.
 
-use std::sync::Arc;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 
-use arrow::datatypes::{Field, Schema};
-
-use crate::dataset::{Decode, SourceContent};
-use crate::error::Result;
+use crate::dataset::schema::LAZY;
 use crate::transfer::read::Options;
-use crate::video::{self, Frames, refers};
+use crate::video::{Frames, refers};
 
 /// Frames that take the place of references after an import.
+#[derive(Clone)]
 pub(super) struct LateFrames {
     /// How they are decoded.
     pub(super) frames: Frames,
-    /// What decodes them, as far as it is known before the import.
-    pub(super) by: Arc<dyn Decode>,
+    /// The columns of frames.
+    pub(super) fields: Vec<Field>,
+    /// The columns of steps, with references in place of frames.
+    pub(super) steps: SchemaRef,
 }
 
 impl LateFrames {
-    /// Returns the frames among the columns `steps` of a source with the given content, if these
-    /// are the columns `referred` but for frames in place of references.
-    ///
-    /// # Errors
-    /// Returns an error if this build has no decoder.
-    pub(super) fn of(
-        steps: &Schema,
-        referred: &Schema,
-        frames: Frames,
-        content: &SourceContent,
-    ) -> Result<Option<LateFrames>> {
-        let Some(fields) = decoded(steps, referred) else {
-            return Ok(None);
+    /// Returns the frames among the columns `steps`, if these are the columns `referred` but for
+    /// frames in place of references.
+    pub(super) fn of(steps: &Schema, referred: SchemaRef, frames: Frames) -> Option<LateFrames> {
+        let fields = decoded(steps, &referred)?;
+        let lazy = |mut field: Field| {
+            field.metadata_mut().insert(LAZY.to_owned(), String::new());
+            field
         };
-        let by = video::planned(fields, content)?;
-        Ok(Some(LateFrames { frames, by }))
+        Some(LateFrames {
+            frames,
+            fields: fields.into_iter().map(lazy).collect(),
+            steps: referred,
+        })
     }
 }
 

@@ -67,11 +67,28 @@ impl SourceToImport {
     /// # Errors
     /// Returns an error if a video cannot be opened.
     pub(crate) fn with_frames(&self, dataset: Dataset) -> Result<Dataset> {
-        let frames = self.frames.as_ref();
-        let frames = frames.map_or(Frames::Reference, |late| late.frames);
-        match &self.content {
-            Some(content) => video::imported(dataset, frames, &self.path, content),
-            None => Ok(dataset),
+        // Only references that the dataset does not own need a folder.
+        let root = self.video_root();
+        let root = root.filter(|_| dataset.manifest.videos.is_empty());
+        let dataset = dataset.with_videos(root.map(Path::to_owned));
+        if self.content.is_none() && self.frames.is_none() {
+            return Ok(dataset);
+        }
+        let late = self.frames.as_ref();
+        let (frames, known) = late.map_or((Frames::Reference, &[][..]), |late| {
+            (late.frames, &late.fields[..])
+        });
+        video::imported(dataset, frames, root, self.content.as_ref(), known)
+    }
+
+    /// Returns the folder of the videos that the imported dataset refers to and does not own.
+    fn video_root(&self) -> Option<&Path> {
+        match &self.from {
+            From::Format(..) => (self.videos == Videos::Reference).then_some(&self.path),
+            From::Own(own, _) if own.video_root.is_none() && self.videos == Videos::Reference => {
+                Some(&own.path)
+            }
+            From::Own(own, _) => own.video_root.as_deref(),
         }
     }
 
@@ -148,7 +165,20 @@ struct Found {
     dataset: Option<Dataset>,
     name: String,
     import: SourceToImport,
+    /// How references are imported in place of frames, and the columns that come out. `None` if the
+    /// source is imported as it is.
+    by_reference: Option<(From, SchemaRef)>,
+    /// What frames become.
+    frames: Frames,
     widen: bool,
+}
+
+impl Found {
+    /// Returns the columns of steps, with references in place of frames.
+    fn referred(&self) -> &SchemaRef {
+        let late = self.by_reference.as_ref();
+        late.map_or(&self.import.steps, |(_, steps)| steps)
+    }
 }
 
 /// Looks at the sources of `pipeline`: their columns, and which of them to import first. `videos`
@@ -223,7 +253,7 @@ fn find(pipeline: &PipelineFile, input: &Input, videos: Videos) -> Result<Found>
     if own {
         find_own(pipeline, input, path, fingerprint, videos)
     } else {
-        find_foreign(input, path, fingerprint, videos, pipeline.inputs.len() == 1)
+        find_foreign(input, path, fingerprint, videos)
     }
 }
 
@@ -274,6 +304,22 @@ fn find_own(
     }
     let map = input.options.map.iter();
     let names: Vec<(String, String)> = map.map(|(new, old)| (old.clone(), new.clone())).collect();
+    let by_reference = match &dataset.decoded {
+        Some(decoded) if input.options.frames.kind != Frames::Reference => {
+            let mut steps = own_columns(&decoded.stored, &dataset.trajectories).0;
+            if task.is_some() {
+                steps = with_task(&steps, &about).0;
+            }
+            let referring = Dataset {
+                steps: Arc::clone(&decoded.stored),
+                decoded: None,
+                ..dataset.clone()
+            };
+            let steps = with_names(&steps, &names)?;
+            Some((From::Own(referring, task.clone()), steps))
+        }
+        _ => None,
+    };
     let import = SourceToImport {
         fingerprint,
         content: None,
@@ -292,6 +338,8 @@ fn find_own(
         name: dataset.name.clone(),
         dataset: Some(dataset),
         import,
+        by_reference,
+        frames: input.options.frames.kind,
         widen: input.widen,
     })
 }
@@ -301,7 +349,6 @@ fn find_foreign(
     path: PathBuf,
     mut fingerprint: Fingerprint,
     how: Videos,
-    alone: bool,
 ) -> Result<Found> {
     if input.videos.is_some() {
         let message = "`videos` applies to trajmill datasets, and this source is a foreign one";
@@ -321,24 +368,17 @@ fn find_foreign(
     if format.has_videos() && how != Videos::Reference {
         fingerprint.set("videos", "owned");
     }
-    let mut options = Options {
+    let options = Options {
         videos: how,
         ..input.options.clone()
     };
     let source = format.open(&path, &options)?;
-    let (about, mut steps) = (import::identified(&source.about()), source.schema());
-    // Several sources are compared by the columns that an import writes.
-    let mut frames = None;
-    if alone && options.frames.kind != Frames::Reference {
-        let by_reference = by_reference(&options);
-        let referred = format.open(&path, &by_reference)?.schema();
-        frames = LateFrames::of(&steps, &referred, options.frames.kind, &content)?;
-        if frames.is_some() {
-            (steps, options) = (referred, by_reference);
-        }
-    }
-    for (name, value) in options.depends()? {
-        fingerprint.set(name, value);
+    let (about, steps) = (import::identified(&source.about()), source.schema());
+    let mut referred = None;
+    if options.frames.kind != Frames::Reference {
+        let options = by_reference(&options);
+        let steps = format.open(&path, &options)?.schema();
+        referred = Some((From::Format(format, options), steps));
     }
     let import = SourceToImport {
         fingerprint,
@@ -346,7 +386,7 @@ fn find_foreign(
         steps,
         path,
         from: From::Format(format, options),
-        frames,
+        frames: None,
         videos: how,
         allowed: input.allowed,
         names: Vec::new(),
@@ -358,6 +398,8 @@ fn find_foreign(
         dataset: None,
         name,
         import,
+        by_reference: referred,
+        frames: input.options.frames.kind,
         widen: input.widen,
     })
 }
@@ -375,23 +417,32 @@ fn adopts(dataset: &Dataset, how: Videos) -> bool {
 /// those of the sources before it, and the reason.
 fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     let widen = found.iter().any(|source| source.widen);
-    let members: Vec<union::Member> = found
-        .iter()
-        .map(|source| union::Member {
+    fn members<'a>(
+        found: &'a [Found],
+        steps: impl Fn(&'a Found) -> &'a SchemaRef,
+    ) -> Vec<union::Member<'a>> {
+        let member = |source: &'a Found| union::Member {
             name: &source.name,
             path: &source.import.path,
             own: source.dataset.is_some(),
-            steps: &source.import.steps,
+            steps: steps(source),
             about: &source.import.about,
-        })
-        .collect();
-    let (steps, about) = union::of(&members, widen)?;
+        };
+        found.iter().map(member).collect()
+    }
+    let (steps, about) = union::of(&members(found, |source| &source.import.steps), widen)?;
+    // Where one source holds frames and another refers to them, all of them decode.
+    let referred = union::of(&members(found, Found::referred), widen);
+    let kind = found.iter().find(|source| source.by_reference.is_some());
+    let late = kind.map(|source| source.frames).zip(referred.ok());
+    let late = late.and_then(|(kind, (referred, _))| LateFrames::of(&steps, referred, kind));
     for source in found {
         let import = &mut source.import;
         import.absent = union::missing(&steps, &import.steps);
         import.converted = union::converted(&steps, &import.steps);
         import.steps = Arc::clone(&steps);
         import.about = Arc::clone(&about);
+        import.frames = late.clone();
     }
     Ok(())
 }
@@ -402,6 +453,7 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         dataset,
         name,
         mut import,
+        by_reference,
         ..
     } = source;
     if let Some(dataset) = dataset {
@@ -420,7 +472,24 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         .iter()
         .map(|(old, new)| format!("{old} is {new}"))
         .collect();
+    if let Some(late) = &import.frames {
+        import.steps = Arc::clone(&late.steps);
+        if let Some((from, _)) = by_reference {
+            import.from = from;
+        }
+    }
     let fingerprint = &mut import.fingerprint;
+    match &import.from {
+        From::Format(_, options) => {
+            for (name, value) in options.depends()? {
+                fingerprint.set(name, value);
+            }
+        }
+        From::Own(..) if import.frames.is_some() => {
+            fingerprint.set("videos", format!("{:?}", import.videos).to_lowercase());
+        }
+        From::Own(..) => (),
+    }
     fingerprint.set("names", names.join(", "));
     fingerprint.set("columns", union::describe(&import.steps));
     fingerprint.set("trajectories", union::describe(&import.about));
@@ -458,7 +527,12 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         ledger: Arc::default(),
     };
     let dataset = match &import.frames {
-        Some(late) => dataset.decoding(Arc::clone(&late.by)),
+        Some(late) => {
+            let of = import.content.as_ref();
+            let of = of.map_or(&dataset.hash[..], SourceContent::hash);
+            let by = video::planned(late.fields.clone(), of)?;
+            dataset.decoding(by)
+        }
         None => dataset,
     };
     Ok((dataset, Some(import)))

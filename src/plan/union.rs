@@ -209,11 +209,14 @@ fn differs(what: &str, fields: [&Field; 2], member: &Member, members: &[Member])
 /// Returns columns as text. Schemas with the same text are the same to a reader of files.
 pub(super) fn describe(schema: &Schema) -> String {
     let column = |field: &Arc<Field>| {
+        let tolerance = field.metadata().get(TOLERANCE_KEY);
+        let tolerance = tolerance.map(|seconds| format!(" tolerance {seconds}"));
         format!(
-            "{} {} {}",
+            "{} {} {}{}",
             field.name(),
             field.data_type(),
-            field.is_nullable()
+            field.is_nullable(),
+            tolerance.unwrap_or_default()
         )
     };
     schema

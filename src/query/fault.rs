@@ -6,7 +6,6 @@ use datafusion::error::DataFusionError;
 use datafusion::object_store;
 use datafusion::sql::sqlparser::parser::ParserError;
 
-use crate::dataset::schema::trajectory;
 use crate::error::engine::{between, expected, plain_words, unsupported_operator, untokenizable};
 use crate::error::{Error, nearest};
 use crate::expr::{Misfit, other_languages};
@@ -157,7 +156,6 @@ fn unknown_column(field: &Column, valid: &[Column], known: Known) -> Misfit {
         .tables
         .iter()
         .find(|(_, schema)| schema.index_of(name).is_ok());
-    let old = name == trajectory::HAS_ACTIONS && names.contains(&trajectory::LABELLED);
     let help = match (
         other_case,
         other_table,
@@ -165,10 +163,6 @@ fn unknown_column(field: &Column, valid: &[Column], known: Known) -> Misfit {
     ) {
         (Some(known), ..) => Some(format!(
             "write names with capital letters in double quotes: \"{known}\""
-        )),
-        (None, None, _) if old => Some(format!(
-            "an older version of trajmill wrote the dataset: a pipeline with nothing but \
-             `materialise` writes it again with `{name}`"
         )),
         (None, Some((table, _)), _) => Some(format!("`{name}` is a column of `{table}`")),
         (None, None, Some(known)) if known != name => Some(format!("did you mean `{known}`?")),

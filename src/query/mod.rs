@@ -13,6 +13,7 @@
 mod fault;
 mod found;
 mod indices;
+mod old;
 pub(crate) mod print;
 mod readonly;
 mod store;
@@ -177,7 +178,8 @@ impl Session {
                 dataset,
                 &dataset.trajectories,
                 files(|shard| &shard.trajectories),
-            )?;
+            )?
+            .with_old_columns(dataset);
             let steps = Table::new(
                 &format!("steps-{index}"),
                 dataset,

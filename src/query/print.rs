@@ -1,9 +1,10 @@
-//! Writes results as text and as Parquet files.
+//! Writes results as text, as Arrow streams and as Parquet files.
 //!
 //! - `table`: a box per 10,000 rows, each with a header, so that memory stays bounded; null is
 //!   `NULL`, and characters that a terminal acts on are escaped.
 //! - `csv`: a header, then one line per row; null is empty; lists and structs are JSON text.
 //! - `json`: one object per line (newline-delimited JSON) with every column; NaN is null.
+//! - `arrow`: an Arrow IPC stream, which pyarrow, Polars and others read without a conversion.
 //! - `parquet`: a file, which is written whole or not at all and never replaces another.
 
 use std::io::{self, Write};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{EncoderOptions, LineDelimited, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches;
@@ -38,6 +40,8 @@ pub enum ResultFormat {
     Csv,
     /// One JSON object per line.
     Json,
+    /// An Arrow IPC stream.
+    Arrow,
     /// A Parquet file.
     Parquet,
 }
@@ -59,6 +63,7 @@ pub fn print_result(
         pending_rows: 0,
         boxes: 0,
         header: true,
+        stream: None,
     };
     let mut rows = 0;
     session.stream(sql, &mut |batch| {
@@ -80,13 +85,14 @@ fn unwritable(error: io::Error) -> Error {
     }
 }
 
-/// Converts batches to text.
+/// Converts batches to text, or to the messages of an Arrow stream.
 struct Text {
     format: ResultFormat,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     boxes: usize,
     header: bool,
+    stream: Option<StreamWriter<Vec<u8>>>,
 }
 
 impl Text {
@@ -116,12 +122,27 @@ impl Text {
                 writer.finish()?;
                 Ok(writer.into_inner())
             }
+            ResultFormat::Arrow => {
+                let writer = match &mut self.stream {
+                    Some(writer) => writer,
+                    none => {
+                        let schema = batch.schema();
+                        ensure_columns(&schema)?;
+                        none.insert(StreamWriter::try_new(Vec::new(), &schema)?)
+                    }
+                };
+                writer.write(batch)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
             ResultFormat::Parquet => Err(Error::usage("the format `parquet` needs an output file")
                 .hint("name one with `-o FILE`")),
         }
     }
 
     fn end(&mut self) -> Result<Vec<u8>> {
+        if let Some(writer) = self.stream.take() {
+            return Ok(writer.into_inner()?);
+        }
         let columns = self
             .pending
             .first()
@@ -270,9 +291,14 @@ fn write_parquet(session: &Session, sql: &str, file: &mut WholeFile) -> Result<u
 }
 
 fn start(file: &mut WholeFile, schema: SchemaRef) -> Result<ArrowWriter<&mut WholeFile>> {
-    if schema.fields().is_empty() {
-        return Err(Error::usage("the statement returns no columns to write"));
-    }
+    ensure_columns(&schema)?;
     let properties = write::properties(&schema, None)?;
     Ok(ArrowWriter::try_new(file, schema, Some(properties))?)
+}
+
+fn ensure_columns(schema: &Schema) -> Result<()> {
+    match schema.fields().is_empty() {
+        true => Err(Error::usage("the statement returns no columns to write")),
+        false => Ok(()),
+    }
 }

@@ -23,8 +23,10 @@ use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
 
+use super::old;
 use super::store::{Store, meta};
-use crate::dataset::{Dataset, DatasetFile, FileEntry};
+use crate::dataset::block::with_field;
+use crate::dataset::{Dataset, DatasetFile, FileEntry, old_columns};
 use crate::error::{Error, Result};
 
 /// Number of footers that are read at once.
@@ -34,6 +36,10 @@ const FOOTERS: usize = 32;
 #[derive(Debug)]
 pub(super) struct Table {
     schema: SchemaRef,
+    /// The columns of the files.
+    stored: SchemaRef,
+    /// The dataset, if its trajectories lack a column that is computed when it is asked for.
+    old: Option<Dataset>,
     /// The URL that `store` is registered under.
     url: ObjectStoreUrl,
     store: Arc<dyn ObjectStore>,
@@ -90,10 +96,25 @@ impl Table {
         Ok(Table {
             url: ObjectStoreUrl::parse(format!("dataset://{name}"))?,
             store: Arc::new(Store::new(located)),
+            stored: Arc::clone(&schema),
             schema,
+            old: None,
             files,
             described: OnceLock::new(),
         })
+    }
+
+    /// Adds the columns that the trajectories of `dataset` lack because an older version wrote
+    /// them.
+    pub(super) fn with_old_columns(self, dataset: &Dataset) -> Table {
+        if !old_columns::lacks_has_actions(dataset) {
+            return self;
+        }
+        Table {
+            schema: Arc::new(with_field(&self.schema, old_columns::has_actions()).0),
+            old: Some(dataset.clone()),
+            ..self
+        }
     }
 
     /// Makes the files readable in the environment in which queries run.
@@ -134,7 +155,7 @@ impl Table {
                 .infer_stats_and_ordering(
                     state,
                     &self.store,
-                    Arc::clone(&self.schema),
+                    Arc::clone(&self.stored),
                     &file.object_meta,
                 )
                 .await;
@@ -157,13 +178,25 @@ impl Table {
         projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Planned<Arc<dyn ExecutionPlan>> {
+        let asked = |projection: &Vec<usize>| {
+            let computed = self.stored.fields().len();
+            projection.iter().any(|index| *index >= computed)
+        };
+        if let Some(dataset) = self.old.as_ref().filter(|_| projection.is_none_or(asked)) {
+            self.verify(state.config().target_partitions()).await?;
+            let schema = match projection {
+                Some(projection) => Arc::new(self.schema.project(projection)?),
+                None => Arc::clone(&self.schema),
+            };
+            return Ok(Arc::new(old::scan(dataset, schema, limit)?));
+        }
         let format = ParquetFormat::new().with_options(state.default_table_options().parquet);
         let files = self.describe(state, &format).await?;
         let statistics = Statistics::try_merge_iter(
             files.iter().filter_map(|file| file.statistics.as_deref()),
-            &self.schema,
+            &self.stored,
         )?;
-        let source = format.file_source(TableSchema::builder(Arc::clone(&self.schema)).build());
+        let source = format.file_source(TableSchema::builder(Arc::clone(&self.stored)).build());
         let scan = FileScanConfigBuilder::new(self.url.clone(), source)
             .with_file_groups(
                 FileGroup::new(files.to_vec()).split_files(state.config().target_partitions()),

@@ -1,5 +1,6 @@
 //! The manifest of a dataset that a run writes.
 
+use arrow::datatypes::Schema;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION, VideoEntry};
@@ -8,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::exec::Flow;
 use crate::plan::{Phase, Plan};
 
-/// Returns the manifest of the result of `phase`, which read `input`. `flow` covers all stages
+/// Returns the manifest of the result of `phase`, which read `input` and wrote `shards` with the
+/// columns `steps`. `flow` covers all stages
 /// since the last output.
 ///
 /// # Errors
@@ -18,7 +20,7 @@ pub(super) fn of(
     plan: &Plan,
     phase: &Phase,
     input: &[Dataset],
-    shards: Vec<ShardEntry>,
+    (steps, shards): (&Schema, Vec<ShardEntry>),
     videos: Vec<VideoEntry>,
     flow: &[Flow],
     ancestry: Ancestry,
@@ -36,7 +38,7 @@ pub(super) fn of(
         trajmill: VERSION,
         tool: TOOL.to_owned(),
         fingerprint: phase.fingerprint.key(),
-        columns: schema::describe(&phase.steps),
+        columns: schema::describe(steps),
         statistics,
         shards,
         videos,

@@ -15,7 +15,7 @@ use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
-use crate::stage::Counted;
+use crate::stage::Known;
 use crate::transfer::read::quarantine;
 use crate::video::Videos;
 
@@ -133,7 +133,7 @@ fn pass(
 ) -> Result<Dataset> {
     let phase = pass.phase;
     let watch = options.observer.watch;
-    let table = exec::select(phase, input)?;
+    let table = exec::select(phase, input, &[])?;
     let tasks = exec::cut(&table, pass.shard_rows)?;
     let key = phase.fingerprint.key();
     let root = staging.dataset(&key);
@@ -162,11 +162,11 @@ fn pass(
     })?;
     for planned in &phase.transforms {
         let flow = outcome.flow.iter().find(|flow| flow.index == planned.index);
-        let counted = flow.map(|flow| Counted {
+        let known = flow.map_or(Known::Nothing, |flow| Known::Counted {
             rows: flow.rows_in,
             tally: &flow.tally,
         });
-        made.warnings.extend(planned.part.warnings(counted));
+        made.warnings.extend(planned.part.warnings(known));
     }
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);
@@ -176,7 +176,7 @@ fn pass(
         pass.plan,
         phase,
         input,
-        outcome.shards,
+        (&outcome.steps, outcome.shards),
         videos,
         &made.flow,
         pass.ancestry.clone(),
@@ -189,7 +189,11 @@ fn pass(
         manifest.lineage.set_aside = quarantine::carry(&root, &imported)?;
         manifest.lineage.quarantine = quarantine_hash(&root, manifest.lineage.set_aside)?;
     }
-    Dataset::open(&staging.seal(&key, &manifest)?)
+    let sealed = Dataset::open(&staging.seal(&key, &manifest)?)?;
+    Ok(match phase.sink {
+        Sink::Intermediate { .. } => exec::with_frames(sealed, input),
+        _ => sealed,
+    })
 }
 
 /// Gives the dataset at `root` the videos at `paths` that the sources own, and returns their

@@ -1,15 +1,17 @@
 //! What a run would do: what it would read, keep and write, and what is up to date.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::commit::{Existing, existing, existing_model};
 use crate::dataset::Dataset;
+use crate::dataset::schema::trajectory;
 use crate::error::Result;
 use crate::exec::{self, Flow, SelectionTable};
-use crate::plan::{Phase, Plan, Sink, SourceToImport};
-use crate::stage::PRIVATE_PREFIX;
+use crate::plan::{Phase, Plan, Planned, Sink, SourceToImport};
+use crate::stage::{Known, PRIVATE_PREFIX, Transform};
 
 /// What a run of a plan would do.
 pub(crate) struct Preview {
@@ -43,14 +45,24 @@ pub(crate) struct PhasePreview {
     pub kept: Option<(usize, u64)>,
     /// Columns that are read.
     pub columns: Vec<String>,
-    /// Names of the transforms, in order.
-    pub transforms: Vec<String>,
+    /// The transforms, in order.
+    pub transforms: Vec<TransformPreview>,
     /// What a user should know about the result.
     pub warnings: Vec<String>,
     /// Where the result goes.
     pub result: ResultPreview,
     /// Hash of everything that the result depends on.
     pub fingerprint: String,
+}
+
+/// What a transform would do.
+pub(crate) struct TransformPreview {
+    /// Name of the stage.
+    pub stage: String,
+    /// Position of the stage in the pipeline, from 1.
+    pub index: usize,
+    /// What the inputs of its models get, a line each.
+    pub inputs: Vec<String>,
 }
 
 /// What a selection would do.
@@ -123,7 +135,7 @@ impl Preview {
         let imports = plan.imports.iter().any(Option::is_some);
         let phases = plan.phases.iter().enumerate().map(|(index, phase)| {
             let table = (index == 0 && !imports)
-                .then(|| exec::select(phase, &plan.sources))
+                .then(|| exec::select(phase, &plan.sources, &facts(phase)))
                 .transpose()?;
             PhasePreview::of(phase, table.as_ref())
         });
@@ -203,6 +215,34 @@ fn size(dataset: &Dataset) -> (u64, u64) {
     (dataset.trajectory_count(), dataset.rows())
 }
 
+/// Returns the columns of trajectories that tell what a plan can say about the transforms of
+/// `phase`: `has_actions`, if one of them runs a model.
+fn facts(phase: &Phase) -> Vec<&'static str> {
+    let runs_model = |planned: &Planned<Arc<dyn Transform>>| !planned.part.inputs().is_empty();
+    let asks = phase.transforms.iter().any(runs_model);
+    asks.then_some(trajectory::HAS_ACTIONS)
+        .into_iter()
+        .collect()
+}
+
+/// Returns what a user should know about the result of `phase`, which keeps the trajectories of
+/// `table`.
+fn warnings(phase: &Phase, table: Option<&SelectionTable>) -> Result<Vec<String>> {
+    let complete = table.filter(|table| table.has_all_actions() == Some(true));
+    let mut rows = complete.map(SelectionTable::rows).transpose()?;
+    let mut warnings = Vec::new();
+    for planned in &phase.transforms {
+        let known = rows.map_or(Known::Nothing, Known::AllActions);
+        warnings.extend(planned.part.warnings(known));
+        let changed = planned.part.changes();
+        let names = changed.trajectories;
+        if changed.rows || names.iter().any(|name| name == trajectory::HAS_ACTIONS) {
+            rows = None;
+        }
+    }
+    Ok(warnings)
+}
+
 impl PhasePreview {
     fn of(phase: &Phase, table: Option<&SelectionTable>) -> Result<PhasePreview> {
         let models = phase.trainings.iter().map(|planned| {
@@ -246,13 +286,13 @@ impl PhasePreview {
             transforms: phase
                 .transforms
                 .iter()
-                .map(|planned| planned.name.clone())
+                .map(|planned| TransformPreview {
+                    stage: planned.name.clone(),
+                    index: planned.index + 1,
+                    inputs: planned.part.inputs(),
+                })
                 .collect(),
-            warnings: phase
-                .transforms
-                .iter()
-                .flat_map(|planned| planned.part.warnings(None))
-                .collect(),
+            warnings: warnings(phase, table)?,
             result,
             fingerprint: phase.fingerprint.key(),
         })
@@ -283,10 +323,24 @@ impl PhasePreview {
                 "changes": destination.changes,
             }),
         };
+        let stages: Vec<&str> = self
+            .transforms
+            .iter()
+            .map(|transform| transform.stage.as_str())
+            .collect();
+        let fed = |transform: &&TransformPreview| !transform.inputs.is_empty();
+        let inputs = self.transforms.iter().filter(fed).map(|transform| {
+            json!({
+                "stage": transform.stage,
+                "index": transform.index,
+                "inputs": transform.inputs,
+            })
+        });
         json!({
             "lessons": models.collect::<Vec<_>>(),
             "selections": selections.collect::<Vec<_>>(),
-            "transforms": self.transforms,
+            "transforms": stages,
+            "inputs": inputs.collect::<Vec<_>>(),
             "warnings": self.warnings,
             "reads": self.columns,
             "sink": sink,

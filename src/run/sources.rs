@@ -139,11 +139,7 @@ fn import(
             job.run(source, staging, observer).map(|_| ())
         })?;
     }
-    // Only references that the dataset does not own need a folder.
-    let videos = to_import
-        .own()
-        .map_or(Some(&to_import.path), |own| own.video_root.as_ref());
-    let dataset = Dataset::open(&root)?.with_videos(videos.cloned());
+    let dataset = Dataset::open(&root)?;
     Ok(Dataset {
         name: name.to_owned(),
         ..to_import.with_frames(dataset)?

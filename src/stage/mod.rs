@@ -402,9 +402,14 @@ pub trait Transform: Send + Sync {
         BTreeMap::new()
     }
 
-    /// Returns what a user should know about the result. A plan has not `counted` anything yet.
-    fn warnings(&self, counted: Option<Counted>) -> Vec<String> {
-        let _ = counted;
+    /// Returns what a user should know about the result, as far as it is `known` what goes in.
+    fn warnings(&self, known: Known) -> Vec<String> {
+        let _ = known;
+        Vec::new()
+    }
+
+    /// Returns what the inputs of its models get, a line each.
+    fn inputs(&self) -> Vec<String> {
         Vec::new()
     }
 
@@ -415,13 +420,20 @@ pub trait Transform: Send + Sync {
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block>;
 }
 
-/// What went into a transform, and what it counted.
+/// What is known of the steps that go into a transform.
 #[derive(Debug, Clone, Copy)]
-pub struct Counted<'a> {
-    /// The number of rows that went in.
-    pub rows: u64,
-    /// What it counted.
-    pub tally: &'a Tally,
+pub enum Known<'a> {
+    /// Nothing.
+    Nothing,
+    /// All steps in this number of rows have an action, as metadata tells before a run.
+    AllActions(u64),
+    /// What a run has counted.
+    Counted {
+        /// The number of rows that went in.
+        rows: u64,
+        /// What the transform counted.
+        tally: &'a Tally,
+    },
 }
 
 /// What a transform counts while it works. The counts of tasks add up.

@@ -21,7 +21,8 @@ use crate::video::{Frames, TOLERANCE};
 /// The most pixels of a frame: those of 8K video. A file may claim more than memory can hold.
 const MOST_PIXELS: &str = "33554432";
 
-/// The most seconds ahead up to which decoding is assumed to be faster than seeking.
+/// The most seconds ahead up to which decoding is assumed to be faster than seeking, in a file whose
+/// key frames are not known.
 const NEAR: f64 = 2.0;
 
 /// Returns the name of the decoder, with the versions that pixels may depend on.
@@ -60,8 +61,31 @@ pub(crate) struct Video {
     last: Option<Decoded>,
     /// Whether decoding began at a key frame within the file.
     sought: bool,
+    keys: Keys,
     rgb: Option<Rgb>,
     png: Option<encoder::Video>,
+}
+
+/// The key frames that were read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Keys {
+    /// The time of the last one, in seconds, since the last seek.
+    last: Option<f64>,
+    /// The longest time between two of them, in seconds.
+    gap: Option<f64>,
+}
+
+impl Keys {
+    /// Takes note of a packet at `seconds`.
+    fn pass(&mut self, is_key: bool, seconds: f64) {
+        let since = self.last.map(|last| seconds - last);
+        if let Some(since) = since.filter(|_| is_key || self.gap.is_some()) {
+            self.gap = Some(self.gap.map_or(since, |gap| gap.max(since)));
+        }
+        if is_key {
+            self.last = Some(seconds);
+        }
+    }
 }
 
 /// A decoded frame.
@@ -125,6 +149,7 @@ impl Video {
             before: None,
             last: None,
             sought: false,
+            keys: Keys::default(),
             rgb: None,
             png: None,
         })
@@ -141,6 +166,11 @@ impl Video {
             self.decoder.height() as usize,
             self.decoder.width() as usize,
         ]
+    }
+
+    /// Returns the longest time between two key frames that were read, in seconds.
+    pub(crate) fn key_gap(&self) -> Option<f64> {
+        self.keys.gap
     }
 
     /// Decodes the next frame and returns its time in seconds; `None` at the end.
@@ -237,7 +267,9 @@ impl Video {
                 .as_ref()
                 .is_some_and(|decoded| seconds <= decoded.at - TOLERANCE)
         };
-        let far = |decoded: &Decoded| seconds > decoded.at + NEAR;
+        // Half a gap is decoded in vain after seeking, on average.
+        let near = self.keys.gap.map_or(NEAR, |gap| (2.0 * gap).min(NEAR));
+        let far = |decoded: &Decoded| seconds > decoded.at + near;
         let behind = passed(&self.last) && (self.before.is_none() || passed(&self.before));
         if behind || self.last.as_ref().is_none_or(far) {
             self.seek(seconds)?;
@@ -327,6 +359,7 @@ impl Video {
         let place = ((seconds + TOLERANCE / 2.0) * 1e6) as i64;
         if self.input.seek(place, ..place).is_ok() {
             self.decoder.flush();
+            self.keys.last = None;
             self.decoder.set_flags(codec::Flags::empty());
             self.sought = true;
             self.advance()?;
@@ -343,7 +376,14 @@ impl Video {
 
     /// Decodes the first frame.
     fn reopen(&mut self) -> Result<()> {
-        *self = Video::open(&self.path, self.threads)?;
+        let keys = Keys {
+            last: None,
+            ..self.keys
+        };
+        *self = Video {
+            keys,
+            ..Video::open(&self.path, self.threads)?
+        };
         self.advance()
     }
 
@@ -383,7 +423,12 @@ impl Video {
         let fed = loop {
             match packet.read(&mut self.input) {
                 Ok(()) if packet.stream() != self.stream => {}
-                Ok(()) => break self.decoder.send_packet(&packet),
+                Ok(()) => {
+                    if let Some(time) = packet.dts().or(packet.pts()) {
+                        self.keys.pass(packet.is_key(), time as f64 * self.unit);
+                    }
+                    break self.decoder.send_packet(&packet);
+                }
                 Err(ffmpeg_next::Error::Eof) => {
                     if !self.sought {
                         // FFmpeg 5 would keep back the last frames of a file that begins with an

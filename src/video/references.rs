@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::datatypes::{Field, Float64Type};
+use arrow::datatypes::{DataType, Field, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
 use crate::dataset::frames::{FrameReader, Picture, Place};
-use crate::dataset::schema::LAZY;
+use crate::dataset::schema::{LAZY, axes};
 use crate::dataset::videos::{DEPTH, refers, tolerance};
 use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
@@ -52,15 +52,23 @@ struct Camera {
 /// Returns an error if `videos` is needed and absent, or given and not a folder, no column refers
 /// to a video, the first video of a column cannot be opened, or this build has no decoder.
 pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
-    decoded_of(dataset, frames, videos, &|root| SourceContent::of(root))
+    decoded_of(
+        dataset,
+        frames,
+        videos,
+        &|root| SourceContent::of(root),
+        &[],
+    )
 }
 
 /// Returns what [`decoded`] returns, with the content of the folder `videos` that `content` gives.
+/// The columns `known` are decoded, or all if there are none of them.
 fn decoded_of(
     dataset: Dataset,
     frames: Frames,
     videos: Option<&Path>,
     content: &dyn Fn(&Path) -> Result<SourceContent>,
+    known: &[Field],
 ) -> Result<Dataset> {
     const REMEDY: &str = "set `videos` to the LeRobot dataset that this one was imported from: \
                           references to videos are relative to it";
@@ -86,7 +94,8 @@ fn decoded_of(
             None => Ok(dataset),
         };
     }
-    if videos.is_none() && dataset.manifest.videos.is_empty() && any(&refers) {
+    let owns = !dataset.manifest.videos.is_empty();
+    if videos.is_none() && !owns && known.is_empty() && any(&refers) {
         return Err(Error::usage("`frames` is given without `videos`").hint(REMEDY));
     }
     let nothing = || {
@@ -100,7 +109,15 @@ fn decoded_of(
     let refer = |field: &&Arc<Field>| refers(field) && !field.metadata().contains_key(DEPTH);
     let mut columns = Vec::new();
     for field in dataset.steps.fields().iter().filter(refer) {
-        if let Some(path) = first_path(&dataset, field.name())? {
+        if let Some(made) = known.iter().find(|made| made.name() == field.name()) {
+            columns.push(Camera {
+                size: size_of(made),
+                field: made.clone(),
+                tolerance: tolerance(field)?,
+            });
+        } else if !known.is_empty() {
+            continue;
+        } else if let Some(path) = first_path(&dataset, field.name())? {
             let video = dataset.video(&path)?;
             // FFmpeg would wait for the writer of a FIFO.
             files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
@@ -138,22 +155,35 @@ fn decoded_of(
 }
 
 /// Returns `dataset`, which was imported from the folder `root`, with decoded frames, or with
-/// references that can be followed. `content` is that of the folder when it was imported. It
-/// matters only where the dataset does not own the videos.
+/// references that can be followed. `content` is that of the folder when it was imported; `None` if
+/// it was not hashed. It matters only where the dataset does not own the videos. The columns `known`
+/// are decoded, or all if there are none of them.
 ///
 /// # Errors
 /// Returns the errors of [`decoded`].
 pub(crate) fn imported(
     dataset: Dataset,
     frames: Frames,
-    root: &Path,
-    content: &SourceContent,
+    root: Option<&Path>,
+    content: Option<&SourceContent>,
+    known: &[Field],
 ) -> Result<Dataset> {
     if !dataset.steps.fields().iter().any(|field| refers(field)) {
         return Ok(dataset);
     }
-    let root = dataset.manifest.videos.is_empty().then_some(root);
-    decoded_of(dataset, frames, root, &|_| Ok(content.clone()))
+    let root = root.filter(|_| dataset.manifest.videos.is_empty());
+    let content =
+        |root: &Path| content.map_or_else(|| SourceContent::of(root), |at| Ok(at.clone()));
+    decoded_of(dataset, frames, root, &content, known)
+}
+
+/// Returns height and width of the frames of a column; zeros if it does not state them.
+fn size_of(field: &Field) -> [usize; 2] {
+    let DataType::FixedSizeList(_, width) = field.data_type() else {
+        return [0, 0];
+    };
+    let axes = axes(field, *width);
+    [0, 1].map(|axis| axes.get(axis).copied().unwrap_or(0))
 }
 
 /// Frames of a dataset that is yet to be imported.
@@ -180,18 +210,14 @@ impl Decode for Planned {
     }
 }
 
-/// Returns what will decode the columns of frames `fields` of a source with the given content.
+/// Returns what will decode the columns of frames `fields` of a source with the hash `of`.
 ///
 /// # Errors
 /// Returns an error if this build has no decoder.
-pub(crate) fn planned(fields: Vec<Field>, content: &SourceContent) -> Result<Arc<dyn Decode>> {
-    let lazy = |mut field: Field| {
-        field.metadata_mut().insert(LAZY.to_owned(), String::new());
-        field
-    };
+pub(crate) fn planned(fields: Vec<Field>, of: &str) -> Result<Arc<dyn Decode>> {
     Ok(Arc::new(Planned {
-        depends: format!("frames by {} of {}", version()?, content.hash()),
-        fields: fields.into_iter().map(lazy).collect(),
+        depends: format!("frames by {} of {of}", version()?),
+        fields,
     }))
 }
 
@@ -297,8 +323,15 @@ impl Decode for References {
     fn field(&self, stored: &Field) -> Option<Field> {
         self.columns
             .iter()
-            .find(|camera| camera.field.name() == stored.name())
+            .find(|camera| camera.field.name() == stored.name() && refers(stored))
             .map(|camera| camera.field.clone())
+    }
+
+    fn of(&self, dataset: &Dataset) -> Option<Arc<dyn Decode>> {
+        Some(Arc::new(References {
+            dataset: dataset.clone(),
+            ..self.clone()
+        }))
     }
 
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
@@ -348,6 +381,10 @@ impl FrameReader for Reader {
         };
         let (_, video) = self.open.insert(open);
         video.picture(place.seconds, place.tolerance)
+    }
+
+    fn key_gap(&self) -> Option<f64> {
+        self.open.as_ref().and_then(|(_, video)| video.key_gap())
     }
 
     fn finish(&mut self) -> Result<()> {

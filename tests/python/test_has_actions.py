@@ -76,11 +76,38 @@ def test_actions_are_counted_by_their_source(mixed):
 def test_trajectories_are_filtered_by_has_actions(mixed, tmp_path, old):
     if old:
         aged(mixed)
-        hint = trajmill("sql", mixed, "-c", "select has_actions from trajectories", code=2).stderr
-        says(hint, ["an older version", "materialise"], "SQL over an old dataset")
     made = run(tmp_path, [{"filter": "has_actions"}], mixed)
     equal([own["id"] for own in made], [0, 1, 3], "complete trajectories")
     made = run(tmp_path, [{"filter": "not has_actions and not labelled"}], mixed)
     equal([own["id"] for own in made], [2, 4], "incomplete trajectories")
     whole = run(tmp_path, [], mixed)
     check("has_actions" in Dataset(whole.path).trajectories, "a new dataset has the column")
+
+
+def rows(source, sql):
+    return [json.loads(line) for line in trajmill("sql", source, "--format", "json", "-c", sql).stdout.splitlines()]
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_sql_computes_has_actions_of_an_old_dataset(mixed, tmp_path, shards):
+    source = run(tmp_path, [], mixed, shard_rows=shards).path
+    queries = [
+        "select trajectory_id, has_actions from trajectories order by trajectory_id",
+        "select count(*) as n, labelled from trajectories where has_actions group by labelled order by 2",
+        "select count(*) as n from trajectories",
+        "select s.step from trajectories t join steps s using (trajectory_id) where not t.has_actions order by 1",
+        "select length, action_sum from trajectories order by trajectory_id limit 2",
+        "select * from trajectories order by trajectory_id",
+    ]
+    wanted = [rows(source, sql) for sql in queries]
+    check(wanted[0][1] == {"trajectory_id": 1, "has_actions": True}, f"{wanted[0]}")
+    aged(source)
+    for sql, want in zip(queries, wanted):
+        found = rows(source, sql)
+        check(found == want, f"{sql}: {found} is not {want}")
+    equal([row["trajectory_id"] for row in rows(source, "select * from trajectories limit 3")], [0, 1, 2], "order")
+    # The bytes that are used are the bytes that were hashed.
+    file = next((source / "trajectories").glob("*.parquet"))
+    file.write_bytes(file.read_bytes().replace(b"PAR1", b"PAR2", 1))
+    said = trajmill("sql", source, "-c", "select has_actions from trajectories", code=1).stderr
+    says(said, [file.name], "a damaged file")

@@ -1,6 +1,7 @@
 """What trajmill requires of models: declared types, weights in other files, independent rows,
 and states, against onnxruntime and numpy."""
 
+import json
 import os
 
 import numpy as np
@@ -149,6 +150,42 @@ def test_integers_that_a_float_cannot_hold_are_refused(log, tmp_path):
     says(said, ["8589934592 does not fit the model's type float32"], "item")
     made = scored(tmp_path, log[0], {"model": str(path), "inputs": {"x": "small"}})
     check(made["y"].to_pylist() == log[1]["small"].tolist(), "small integers")
+
+
+UNFED = ["UINT64", "UINT32", "UINT16", "INT16", "INT8", "BOOL", "BFLOAT16", "STRING"]
+
+
+@pytest.mark.parametrize("name", UNFED)
+def test_inputs_of_types_that_no_column_feeds_are_refused_with_a_remedy(log, tmp_path, name):
+    path = model(
+        tmp_path / "m.onnx",
+        [node("Cast", ["x"], ["y"], to=FLOAT)],
+        [("x", getattr(TensorProto, name), ["n", 1])],
+        [("y", FLOAT, ["n", 1])],
+    )
+    said = {"STRING": "text"}.get(name, name.lower())
+    options = {"model": str(path), "inputs": {"x": "small"}}
+    refused(tmp_path, log[0], options, [f"`x: {said}[batch, 1]`", "no column can feed", "cast it"])
+    # Where the remedy is followed, the model runs.
+    path = model(
+        tmp_path / "cast.onnx",
+        [node("Cast", ["x"], ["z"], to=INT32), node("Cast", ["z"], ["y"], to=FLOAT)],
+        [("x", INT32, ["n", 1])],
+        [("y", FLOAT, ["n", 1])],
+    )
+    made = scored(tmp_path, log[0], {"model": str(path), "inputs": {"x": "small"}})
+    check(made["y"].to_pylist() == log[1]["small"].tolist(), "cast within the model")
+
+
+def test_an_output_that_no_column_holds_is_refused_with_a_remedy(log, tmp_path):
+    path = model(
+        tmp_path / "m.onnx",
+        [node("Cast", ["obs"], ["y"], to=TensorProto.INT8)],
+        [("obs", FLOAT, ["n", 3])],
+        [("y", TensorProto.INT8, ["n", 3])],
+    )
+    options = {"model": str(path), "inputs": {"obs": "single"}}
+    refused(tmp_path, log[0], options, ["`y: int8[batch, 3]`", "cast to float32"])
 
 
 LONG = [("x", INT64, ["n"])]
@@ -697,6 +734,81 @@ def test_relabel_replaces_recorded_actions_and_keeps_them(log, tmp_path):
     )
     steps = table(again.path)
     check((vectors(steps["action_recorded"]) == columns["known"]).all(), "kept twice")
+
+
+def planned(folder, source, stages):
+    """What `plan` says, and its phases as JSON."""
+    path = oracle.pipeline(folder / "plan.yaml", source, [*stages, {"materialise": {"path": "p"}}])
+    return trajmill("plan", path).stdout, json.loads(trajmill("plan", path, "--json").stdout)["phases"]
+
+
+def test_a_plan_says_where_nothing_is_left_to_label(log, tmp_path):
+    names = {"known": "action"}
+    whole = pq.read_table(log[0])
+    whole = whole.rename_columns([names.get(name, name) for name in whole.column_names])
+    pq.write_table(whole, tmp_path / "whole.parquet")
+    trajmill("import", tmp_path / "whole.parquet", tmp_path / "whole")
+    label = {"model": str(recurrent(tmp_path / "m.onnx")), "state": {"h": "h_out"}}
+    some = oracle.run(tmp_path, [{"hide_actions": {"keep": 0.5, "seed": 1}}], tmp_path / "whole")
+    done = oracle.run(tmp_path, [{"label": label}], some.path, name="done")
+    idle = ["warning", "`label` has nothing to do", "relabel: true"]
+    rows = sum(LENGTHS)
+    for source, before, wanted in [
+        (tmp_path / "whole", [], rows),
+        (done.path, [], rows),
+        (some.path, [{"filter": "labelled"}], None),
+        (some.path, [{"filter": "has_actions"}, {"derive": {"twice": "reward * 2"}}], None),
+    ]:
+        said, [phase] = planned(tmp_path, source, [*before, {"label": label}])
+        says(said, idle, f"{before}")
+        check(len(phase["warnings"]) == 1, f"{phase['warnings']}")
+        check(wanted is None or f"{wanted} rows" in said, said)
+        said, _ = planned(tmp_path, source, [*before, {"label": {**label, "relabel": True}}])
+        check("warning" not in said, "all are replaced")
+    hide = {"hide_actions": {"keep": 0.5, "seed": 2}}
+    for source, before in [(some.path, []), (tmp_path / "whole", [hide])]:
+        said, _ = planned(tmp_path, source, [*before, {"label": label}])
+        check("warning" not in said, f"{before}: {said}")
+    said, _ = planned(tmp_path, tmp_path / "whole.parquet", [{"label": label}])
+    check("warning" not in said, "the counts of a file are not known yet")
+
+
+def test_a_plan_shows_what_each_input_gets(log, tmp_path):
+    path = model(
+        tmp_path / "two.onnx",
+        [node("Add", ["s", "s_next"], ["y"])],
+        [("s", FLOAT, ["n", 3]), ("s_next", FLOAT, ["n", 3])],
+        [("y", FLOAT, ["n", 3])],
+    )
+    window = model(
+        tmp_path / "window.onnx",
+        [node("Identity", ["w"], ["y"])],
+        [("w", FLOAT, ["n", 12])],
+        [("y", FLOAT, ["n", 12])],
+    )
+    state = {"h": {"output": "h_out", "start": 0.5}}
+    fed = {"s": "single", "s_next": "next(single)"}
+    windowed = {"w": {"of": "single", "past": 2, "future": 1}}
+    stages = [
+        {"score": {"model": str(path), "inputs": fed, "outputs": {"a": "y"}}},
+        {"score": {"model": str(window), "inputs": windowed, "edge": "zero", "outputs": {"b": "y"}}},
+        {"label": {"model": str(recurrent(tmp_path / "m.onnx")), "state": state}},
+    ]
+    said, [phase] = planned(tmp_path, log[0], stages)
+    wanted = [
+        [
+            "s: float32[batch, 3] gets `single` (float32[3])",
+            "s_next: float32[batch, 3] gets `next(single)` (float32[3])",
+        ],
+        ["w: float32[batch, 12] gets `single` (float32[3]) from t-2 to t+1, edge zero"],
+        [
+            "obs: float32[batch, 3] gets `observation` (float64[3]) at t",
+            "h: float32[1, ?, 4] gets `h_out` of the step before, 0.5 at the first step",
+        ],
+    ]
+    check([stage["inputs"] for stage in phase["inputs"]] == wanted, f"{phase['inputs']}")
+    check([stage["index"] for stage in phase["inputs"]] == [1, 2, 3], "places in the pipeline")
+    says(said, [line for lines in wanted for line in lines], "in words")
 
 
 def test_every_label_names_its_model(log, tmp_path):

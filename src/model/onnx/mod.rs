@@ -6,6 +6,7 @@
 
 mod environment;
 mod session;
+mod types;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +16,15 @@ use ort::ep;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
-use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
+use ort::value::{Tensor, ValueType};
 
 use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
+use self::types::port;
 use super::graph;
 use super::pin::{self, Pin};
 use super::weights::{self, ModelFiles};
-use super::{Device, Element, Geometry, ModelOptions, Port, Spec, batch, library, random};
+use super::{Device, Geometry, ModelOptions, Spec, batch, library, random};
 use crate::error::{Error, Result};
 
 pub(super) use self::environment::providers;
@@ -381,37 +383,6 @@ impl Bytes {
         }
         builder.commit_from_memory(&self.model)
     }
-}
-
-fn port(outlet: &Outlet) -> Port {
-    let (element, shape) = describe(outlet.dtype());
-    Port {
-        name: outlet.name().to_owned(),
-        element,
-        shape,
-    }
-}
-
-fn describe(dtype: &ValueType) -> (Element, Vec<Option<usize>>) {
-    let ValueType::Tensor { ty, shape, .. } = dtype else {
-        return (Element::Other, Vec::new());
-    };
-    let element = match ty {
-        TensorElementType::Float32 => Element::F32,
-        TensorElementType::Float64 => Element::F64,
-        TensorElementType::Float16 => Element::F16,
-        TensorElementType::Int32 => Element::I32,
-        TensorElementType::Int64 => Element::I64,
-        TensorElementType::Uint8 => Element::U8,
-        _ => Element::Other,
-    };
-    (
-        element,
-        shape
-            .iter()
-            .map(|size| usize::try_from(*size).ok())
-            .collect(),
-    )
 }
 
 fn refused(path: &Path, error: &ort::Error) -> Error {

@@ -16,7 +16,8 @@ use ort::session::{IoBinding, OutputSelector, RunOptions, Session, SessionInputV
 use ort::value::{DynTensor, TensorElementType};
 
 use super::super::{Data, DataMut, Element, Geometry, Spec, batch};
-use super::{Place, describe, failure};
+use super::types::{describe, element_type};
+use super::{Place, failure};
 use crate::error::{Error, Result};
 
 /// A session that several lanes share, or that belongs to one worker.
@@ -300,7 +301,7 @@ impl Bound {
             for (index, name) in read.iter().zip(&names) {
                 let (element, shape) = given
                     .get(name)
-                    .map_or((Element::Other, Vec::new()), |value| {
+                    .map_or((Element::Other("missing"), Vec::new()), |value| {
                         describe(value.dtype())
                     });
                 let shape: Vec<usize> = shape.into_iter().map(Option::unwrap_or_default).collect();
@@ -413,16 +414,5 @@ fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
             .and_then(pinned)
             .or_else(|| pinned(0))
             .unwrap_or_default(),
-    }
-}
-
-fn element_type(element: Element) -> TensorElementType {
-    match element {
-        Element::F64 => TensorElementType::Float64,
-        Element::F16 => TensorElementType::Float16,
-        Element::I32 => TensorElementType::Int32,
-        Element::I64 => TensorElementType::Int64,
-        Element::U8 => TensorElementType::Uint8,
-        Element::F32 | Element::Other => TensorElementType::Float32,
     }
 }

@@ -140,7 +140,6 @@ fn feed(
                 window: None,
                 around: around.map(|(past, future)| (past.unwrap_or(0), future.unwrap_or(0))),
                 pixels: None,
-                recurrent: !states.is_empty(),
             };
             FrameOptions::check(label.frames.as_ref(), ports)?;
             named(
@@ -159,7 +158,6 @@ fn feed(
                 window: Some((past, future, edge)),
                 around: Some((past, future)),
                 pixels: label.frames.as_ref().and_then(|frames| frames.of(port)),
-                recurrent: !states.is_empty(),
             };
             let bound = input(step::OBSERVATION, port, binding);
             let (input, row) = bound.map_err(|misfit| misfit.at("model"))?;

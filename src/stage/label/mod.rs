@@ -23,7 +23,7 @@ use self::options::{Label, NonFinite};
 use self::reduce::{Horizon, Predictions, needed};
 use super::support::infer::windows::{Edge, Slot, Span};
 use super::support::infer::{self, Column, Ensemble, Input, place, spans, step_of, unknown};
-use super::{Changes, Counted, Stage, Tally, Transform};
+use super::{Changes, Known, Stage, Tally, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result, wording};
@@ -394,20 +394,28 @@ impl Transform for Labeller {
         self.ensemble.prepare(workers)
     }
 
-    fn warnings(&self, counted: Option<Counted>) -> Vec<String> {
-        let counts = counted.map(|counted| (counted.rows, &counted.tally.counts));
-        let idle = counts.filter(|(rows, counts)| {
-            let untouched = ["labelled", columns::SKIPPED, columns::BROKEN];
-            *rows > 0 && !untouched.iter().any(|name| counts.contains_key(*name))
-        });
-        let idle = idle.map(|(rows, _)| {
+    fn warnings(&self, known: Known) -> Vec<String> {
+        let idle = match known {
+            Known::Nothing => None,
+            Known::AllActions(rows) => (!self.relabel).then_some((rows, "has")),
+            Known::Counted { rows, tally } => {
+                let touched = ["labelled", columns::SKIPPED, columns::BROKEN];
+                let touched = touched.iter().any(|name| tally.counts.contains_key(*name));
+                (!touched).then_some((rows, "had"))
+            }
+        };
+        let idle = idle.filter(|(rows, _)| *rows > 0).map(|(rows, has)| {
             format!(
-                "`label` had nothing to do: none of the steps in {} lacks an action; set \
+                "`label` {has} nothing to do: none of the steps in {} lacks an action; set \
                  `relabel: true` to replace recorded actions, which `action_recorded` then keeps",
                 wording::count(rows, "row")
             )
         });
         self.ensemble.warnings().into_iter().chain(idle).collect()
+    }
+
+    fn inputs(&self) -> Vec<String> {
+        self.ensemble.inputs(&self.inputs)
     }
 
     fn depends(&self) -> BTreeMap<String, String> {

@@ -11,7 +11,7 @@ use crate::dataset::schema::{step, type_name, vector, width};
 use crate::model::{Element, Port, Spec};
 use crate::stage::Misfit;
 use crate::stage::support::infer::bind::{Files, blame, property};
-use crate::stage::support::infer::names::did_you_mean;
+use crate::stage::support::infer::names::{did_you_mean, unread};
 use crate::stage::support::infer::shape::cells;
 use crate::stage::support::limit::Limit;
 
@@ -73,10 +73,8 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
         }
     };
     let single = port.element.is_float();
-    if port.element == Element::Other {
-        return Err(at_model(Misfit::new(format!(
-            "the model's output `{port}` holds neither floating-point numbers nor integers"
-        ))));
+    if matches!(port.element, Element::Other(_)) {
+        return Err(at_model(unread(port)));
     }
     let own = if port.element == Element::F64 {
         DataType::Float64

@@ -15,7 +15,7 @@ use crate::model::{Element, Port, Spec};
 use crate::stage::support::columns::{fits, refuse_fixed};
 use crate::stage::support::infer::bind::{Accepted, batch, check_inputs, input, specs};
 use crate::stage::support::infer::frame_inputs::Binding;
-use crate::stage::support::infer::names::{did_you_mean, quoted};
+use crate::stage::support::infer::names::{did_you_mean, quoted, unread};
 use crate::stage::support::infer::pixels::FrameOptions;
 use crate::stage::support::infer::shape::cells;
 use crate::stage::support::infer::state::{
@@ -114,7 +114,6 @@ fn feeds(
             window: None,
             around: None,
             pixels: frames.and_then(|frames| frames.of(port)),
-            recurrent: !states.is_empty(),
         };
         let own = |misfit: Misfit| {
             if given.inputs.is_some() {
@@ -199,11 +198,7 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
             Element::I64 if exact => DataType::Int64,
             Element::U8 if exact => DataType::UInt8,
             Element::F64 | Element::I32 | Element::I64 | Element::U8 => DataType::Float64,
-            Element::Other => {
-                return Err(at(Misfit::new(format!(
-                    "the model's output `{port}` holds neither floating-point numbers nor integers"
-                ))));
-            }
+            Element::Other(_) => return Err(at(unread(port))),
         };
         let stated = if port.shape.is_empty() {
             None

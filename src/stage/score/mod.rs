@@ -21,7 +21,7 @@ use super::support::columns::changed;
 use super::support::infer::windows::{Slot, Span};
 use super::support::infer::{Column, Ensemble, Input, Of, columns, place, pulls, spans, unknown};
 use super::support::rank;
-use super::{Changes, Counted, Stage, Tally, Transform};
+use super::{Changes, Known, Stage, Tally, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -215,8 +215,12 @@ impl Transform for Scorer {
         self.ensemble.prepare(workers)
     }
 
-    fn warnings(&self, _: Option<Counted>) -> Vec<String> {
+    fn warnings(&self, _: Known) -> Vec<String> {
         self.ensemble.warnings()
+    }
+
+    fn inputs(&self) -> Vec<String> {
+        self.ensemble.inputs(&self.inputs)
     }
 
     fn depends(&self) -> BTreeMap<String, String> {

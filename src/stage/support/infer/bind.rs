@@ -5,7 +5,7 @@ use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::frame_inputs::{self, Binding, Wanted};
-use super::names::{did_you_mean, quoted};
+use super::names::{self, did_you_mean, quoted};
 use super::shape::row_shape;
 use super::state::{self, State};
 use super::windows::Window;
@@ -147,6 +147,10 @@ fn accept(spec: &Spec, accepted: Accepted) -> Result<(), Misfit> {
     if !accepted.random && !spec.random.is_empty() {
         return Err(spec.not_of_one_row().into());
     }
+    let unfed = |port: &&Port| matches!(port.element, Element::Other(_));
+    if let Some(port) = spec.inputs.iter().find(unfed) {
+        return Err(names::unfed(port));
+    }
     if accepted.precision == Precision::Declared && !spec.narrowed.is_empty() {
         return Err(Misfit::new(format!(
             "rten, the embedded runtime, would compute this model in float32 and int32, but {}",
@@ -215,7 +219,8 @@ pub(in crate::stage) fn batch(
         (None, None) => {
             let usual = context.models.runtime()?.batch().max(1);
             if inputs.iter().any(|input| input.shown().is_some()) {
-                return Ok(frame_inputs::batch(rows, usual));
+                let most = state::default_lanes(usual, states);
+                return Ok(frame_inputs::batch(rows, usual).min(most));
             }
             Ok(state::default_batch(usual, states))
         }
@@ -240,7 +245,7 @@ pub(in crate::stage) fn feeds(element: &DataType, port: &Port) -> bool {
         Element::I32 | Element::I64 | Element::U8 => {
             element.is_integer() || *element == DataType::Boolean
         }
-        Element::Other => false,
+        Element::Other(_) => false,
     }
 }
 

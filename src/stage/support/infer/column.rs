@@ -120,7 +120,7 @@ impl Numbers {
                     .values()
                     .clone(),
             ),
-            Element::Other => {
+            Element::Other(_) => {
                 return Err(Error::failed(
                     "the model's input has an element type that trajmill cannot feed",
                 ));

@@ -23,5 +23,5 @@ pub(in crate::stage) const ALLOW_RANDOM: &str = "Whether the model may draw rand
 /// The option `batch`.
 pub(in crate::stage) const BATCH: &str = "Rows per batch. The last bits of values may depend on \
     it. Default: the model's own batch size if it is fixed, else 64 for a recurrent model, 512 on \
-    a CPU and 16384 on a GPU. With frames, as many rows as 4,194,304 values of the inputs hold \
+    a CPU and 16384 on a GPU. With frames, as many rows as 1,048,576 values of the inputs hold \
     (67,108,864 on a GPU), if these are fewer.";

@@ -15,8 +15,12 @@ use crate::expr::reach::{asked_of, reach, says_frame};
 use crate::model::{Element, Port};
 use crate::stage::Misfit;
 
-/// The most values of the inputs of a batch with frames: 16 MiB as float32.
-const VALUES: usize = 4 << 20;
+/// The most values of the inputs of a batch with frames on a CPU: 4 MiB as float32. The values
+/// between a model's layers then stay in the caches; larger batches are slower.
+const VALUES: usize = 1 << 20;
+
+/// The same on a GPU, which takes more at once.
+const GPU_VALUES: usize = 64 << 20;
 
 /// How an input is bound.
 #[derive(Clone, Copy)]
@@ -31,8 +35,6 @@ pub(in crate::stage) struct Binding<'a> {
     pub(in crate::stage) around: Option<(usize, usize)>,
     /// The form of frames.
     pub(in crate::stage) pixels: Option<&'a PixelOptions>,
-    /// Whether the model is recurrent.
-    pub(in crate::stage) recurrent: bool,
 }
 
 /// An expression that may show frames.
@@ -72,16 +74,6 @@ pub(super) fn input(wanted: &Wanted) -> Result<Option<(Input, Vec<usize>)>, Misf
         && !field.metadata().contains_key(LAZY)
     {
         return Ok(None);
-    }
-    if wanted.binding.recurrent {
-        if !named && wanted.binding.pixels.is_none() && stored.is_some() {
-            return Ok(None);
-        }
-        let message = "a model with a `state` cannot be given frames of videos";
-        return Err(Misfit::new(message).help(
-            "give its source `frames: array`, which decodes whole trajectories, or use a model \
-             with a window of frames",
-        ));
     }
     if !matches!(
         wanted.port.element,
@@ -245,11 +237,10 @@ pub(in crate::stage) fn length(port: &Port) -> Option<usize> {
     }
 }
 
-/// Returns the number of rows of a batch whose inputs hold frames: as many as 4 Mi values hold, at
-/// least one and at most `usual`.
+/// Returns the number of rows of a batch whose inputs hold frames: as many as 1 Mi values hold, or
+/// 64 Mi on a GPU, at least one and at most `usual`.
 pub(in crate::stage) fn batch(rows: &[Vec<usize>], usual: usize) -> usize {
     let cells: usize = rows.iter().map(|row| row.iter().product::<usize>()).sum();
-    // A GPU takes more at once.
-    let values = if usual > 512 { 16 * VALUES } else { VALUES };
+    let values = if usual > 512 { GPU_VALUES } else { VALUES };
     (values / cells.max(1)).clamp(1, usual.max(1))
 }

@@ -13,7 +13,6 @@ use super::pixels::Shape;
 use super::shown::{Shown, Source};
 use super::windows::{Slot, Span};
 use super::{Column, Ensemble, Fed, Opened, Sessions};
-use crate::dataset::Block;
 use crate::dataset::frame_references::References;
 use crate::dataset::frames::{Convert, Feed, Frame, Needs, Picture};
 use crate::error::{Error, Result};
@@ -26,11 +25,13 @@ pub(super) struct Batch<'a> {
 
 /// Where an input of a batch finds its frames.
 enum Of<'a> {
-    /// The place of each row of the block among the frames of a feed, and the frames that are here.
+    /// The place of each row of the block among the frames of the feeds of a column, and the frames
+    /// that are here.
     Pulled {
-        places: &'a [u32],
+        places: &'a [Place],
         first: usize,
-        frames: &'a [Frame],
+        needs: &'a [Range<usize>],
+        frames: &'a [Vec<Frame>],
     },
     /// Frames in the block, converted.
     Held {
@@ -45,11 +46,17 @@ impl Of<'_> {
             Of::Pulled {
                 places,
                 first,
+                needs,
                 frames,
-            } => (places[row] as usize)
-                .checked_sub(*first)
-                .and_then(|at| frames.get(at))
-                .map(|frame| frame.as_slice()),
+            } => {
+                let Place { lane, at } = places[row];
+                let feed = first + lane as usize;
+                let need = needs
+                    .get(feed)
+                    .and_then(|need| (at as usize).checked_sub(need.start));
+                let frame = need.and_then(|at| frames[feed].get(at));
+                frame.map(|frame| frame.as_slice())
+            }
             Of::Held { rows, frames } => {
                 let at = rows.binary_search(&row).ok();
                 at.and_then(|at| frames.get(at)).map(Vec::as_slice)
@@ -87,89 +94,104 @@ impl Batch<'_> {
     }
 }
 
-/// A feed of frames that inputs share.
+/// Where the frame of a row is: the lane, and the place among its frames.
+#[derive(Clone, Copy)]
+struct Place {
+    lane: u32,
+    at: u32,
+}
+
+/// Frames of a column that inputs share, in one feed for each lane.
 struct Shared<'a> {
     column: &'a str,
     shape: Shape,
     references: &'a References,
-    /// The place of each row of the block among the frames of the feed.
-    places: Vec<u32>,
+    /// The inputs.
+    members: Vec<&'a Shown>,
+    /// The place of each row of the block.
+    places: Vec<Place>,
 }
 
-/// Returns the rows of the inputs `inputs` at `slots`, in order, each once.
-fn rows_of<'a>(
-    inputs: impl Iterator<Item = &'a Shown> + Clone,
-    spans: &[Span],
-    slots: &[Slot],
-) -> Vec<usize> {
-    let mut rows: Vec<usize> = slots
-        .iter()
-        .flat_map(|slot| {
-            inputs
-                .clone()
-                .flat_map(|shown| shown.rows(&spans[slot.span], slot).flatten())
-        })
-        .collect();
+impl Shared<'_> {
+    /// Returns the rows that its inputs show at `slots`, in order, each once.
+    fn rows(&self, spans: &[Span], slots: impl Iterator<Item = Slot>) -> Vec<usize> {
+        rows_of(&self.members, spans, slots)
+    }
+}
+
+/// Returns the rows that the inputs `members` show at `slots`, in order, each once.
+fn rows_of(members: &[&Shown], spans: &[Span], slots: impl Iterator<Item = Slot>) -> Vec<usize> {
+    let shown = |slot: Slot| {
+        let rows = members
+            .iter()
+            .map(move |shown| shown.rows(&spans[slot.span], &slot));
+        rows.flat_map(Iterator::flatten).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<usize> = slots.flat_map(shown).collect();
     rows.sort_unstable();
     rows.dedup();
     rows
 }
 
-impl Ensemble {
-    /// Runs every model at `slots`, whose inputs show frames. See [`Ensemble::predict`].
-    pub(super) fn predict_frames(
-        &self,
-        opened: &[Opened],
-        block: &Block,
-        fed: Fed,
-        slots: &[Slot],
-        (cells, made): (&[usize], &mut [Vec<f64>]),
-    ) -> Result<()> {
-        let shown = |index: usize| fed.inputs[index].shown();
-        let mut feeds: Vec<Shared> = Vec::new();
-        // The feed of each input; `None` if its frames are in the block.
-        let mut of: Vec<Option<usize>> = vec![None; fed.inputs.len()];
-        for (index, column) in fed.columns.iter().enumerate() {
-            let (Some(shown), Column::Frames(Source::Referred(references))) =
-                (shown(index), column)
-            else {
-                continue;
-            };
-            let same =
-                |feed: &Shared| (feed.column, feed.shape) == (shown.column.as_str(), shown.shape);
-            of[index] = feeds.iter().position(same).or_else(|| {
-                feeds.push(Shared {
-                    column: &shown.column,
-                    shape: shown.shape,
-                    references,
-                    places: Vec::new(),
-                });
-                Some(feeds.len() - 1)
-            });
-        }
-        let batch = self.geometry.batch;
-        let members = |feed: usize| {
-            (0..fed.inputs.len())
-                .filter(|index| of[*index] == Some(feed))
-                .filter_map(shown)
-                .collect::<Vec<_>>()
+/// Works on a batch, given its index and its frames.
+pub(super) type Work<'a> = dyn Fn(usize, &Batch) -> Result<()> + Sync + 'a;
+
+/// Decodes the frames that the inputs show in batches of slots, and calls `work` for each batch when
+/// its frames are there. Every slot comes with its lane, and slots of a lane are in order of rows.
+pub(super) fn pull(fed: Fed, batches: &[Vec<(Slot, usize)>], work: &Work) -> Result<()> {
+    let block = fed.block;
+    let mut shared: Vec<Shared> = Vec::new();
+    // The feeds of each input; `None` if its frames are in the block.
+    let mut of: Vec<Option<usize>> = vec![None; fed.inputs.len()];
+    for (index, (input, column)) in fed.inputs.iter().zip(fed.columns).enumerate() {
+        let (Some(shown), Column::Frames(Source::Referred(references))) = (input.shown(), column)
+        else {
+            continue;
         };
-        let mut needs: Vec<Needs> = vec![Vec::new(); slots.len().div_ceil(batch)];
-        let mut places = Vec::new();
-        for (index, feed) in feeds.iter_mut().enumerate() {
-            let members = members(index);
-            let rows = rows_of(members.iter().copied(), fed.spans, slots);
-            feed.places = vec![u32::MAX; block.steps.num_rows()];
-            for (place, row) in (0..).zip(&rows) {
-                feed.places[*row] = place;
+        let same = |known: &Shared| (known.column, known.shape) == (&shown.column[..], shown.shape);
+        let known = shared.iter().position(same).unwrap_or_else(|| {
+            shared.push(Shared {
+                column: &shown.column,
+                shape: shown.shape,
+                references,
+                members: Vec::new(),
+                places: Vec::new(),
+            });
+            shared.len() - 1
+        });
+        shared[known].members.push(shown);
+        of[index] = Some(known);
+    }
+    let lanes = batches
+        .iter()
+        .flatten()
+        .map(|(_, lane)| lane + 1)
+        .max()
+        .unwrap_or(1);
+    let mut needs: Vec<Needs> = vec![Vec::new(); batches.len()];
+    let mut places = Vec::new();
+    for shared in &mut shared {
+        let nowhere = Place {
+            lane: 0,
+            at: u32::MAX,
+        };
+        shared.places = vec![nowhere; block.steps.num_rows()];
+        for lane in 0..lanes {
+            let own = |batch: &Vec<(Slot, usize)>| {
+                let own = batch.iter().filter(|(_, of)| *of == lane);
+                own.map(|(slot, _)| *slot).collect::<Vec<_>>()
+            };
+            let rows = shared.rows(fed.spans, batches.iter().flat_map(own));
+            for (at, row) in (0..).zip(&rows) {
+                let lane = u32::try_from(lane).unwrap_or(u32::MAX);
+                shared.places[*row] = Place { lane, at };
             }
-            for (needs, slots) in needs.iter_mut().zip(slots.chunks(batch)) {
-                let rows = rows_of(members.iter().copied(), fed.spans, slots);
-                let place = |row: Option<&usize>| row.map_or(0, |row| feed.places[*row] as usize);
-                let before = place(rows.first());
-                needs.push(match rows.last() {
-                    Some(last) => before..place(Some(last)) + 1,
-                    None => 0..0,
+            for (needs, batch) in needs.iter_mut().zip(batches) {
+                let rows = shared.rows(fed.spans, own(batch).into_iter());
+                let place = |row: &usize| shared.places[*row].at as usize;
+                needs.push(match (rows.first(), rows.last()) {
+                    (Some(first), Some(last)) => place(first)..place(last) + 1,
+                    _ => 0..0,
                 });
             }
             let mut trajectory = 0;
@@ -179,48 +201,75 @@ impl Ensemble {
                 }
                 (*row, trajectory)
             });
-            places.push(feed.references.places(at));
+            places.push(shared.references.places(at));
         }
-        fill_gaps(&mut needs);
-        let converts: Vec<_> = feeds
-            .iter()
-            .map(|feed| |picture: Picture| feed.shape.convert(picture))
-            .collect();
-        let asked: Vec<Feed> = feeds
-            .iter()
-            .zip(&converts)
-            .zip(places)
-            .map(|((feed, convert), places)| Feed {
-                column: feed.column,
-                places,
-                bytes: feed.shape.bytes(),
-                convert: convert as &Convert,
+    }
+    fill_gaps(&mut needs);
+    let converts: Vec<_> = shared
+        .iter()
+        .map(|shared| |picture: Picture| shared.shape.convert(picture))
+        .collect();
+    let kinds = shared
+        .iter()
+        .zip(&converts)
+        .flat_map(|kind| std::iter::repeat_n(kind, lanes));
+    let feeds: Vec<Feed> = kinds
+        .zip(places)
+        .map(|((shared, convert), places)| Feed {
+            column: shared.column,
+            places,
+            bytes: shared.shape.bytes(),
+            convert: convert as &Convert,
+        })
+        .collect();
+    let work = |at: usize, frames: &[Vec<Frame>]| -> Result<()> {
+        let input = |(index, column): (usize, &Column)| -> Result<Option<Of>> {
+            Ok(match (fed.inputs[index].shown(), column, of[index]) {
+                (Some(_), _, Some(known)) => Some(Of::Pulled {
+                    places: &shared[known].places,
+                    first: known * lanes,
+                    needs: &needs[at],
+                    frames,
+                }),
+                (Some(shown), Column::Frames(Source::Held(values, _)), None) => {
+                    let slots = batches[at].iter().map(|(slot, _)| *slot);
+                    Some(held(shown, values, fed.spans, slots)?)
+                }
+                _ => None,
             })
-            .collect();
+        };
+        let inputs = fed.columns.iter().enumerate().map(input);
+        let inputs = inputs.collect::<Result<_>>()?;
+        work(at, &Batch { inputs })
+    };
+    if feeds.is_empty() {
+        return (0..batches.len()).try_for_each(|at| work(at, &[]));
+    }
+    let frames = block.frames.as_ref();
+    let frames = frames.ok_or_else(|| Error::failed("nothing decodes the frames"))?;
+    frames.pull(&feeds, &needs, &work)
+}
+
+impl Ensemble {
+    /// Runs every model at `slots`, whose inputs show frames. See [`Ensemble::predict`].
+    pub(super) fn predict_frames(
+        &self,
+        opened: &[Opened],
+        fed: Fed,
+        slots: &[Slot],
+        (cells, made): (&[usize], &mut [Vec<f64>]),
+    ) -> Result<()> {
+        let batch = self.geometry.batch;
+        let batches = slots.chunks(batch);
+        let batches = batches.map(|slots| slots.iter().map(|slot| (*slot, 0)).collect());
+        let batches: Vec<Vec<(Slot, usize)>> = batches.collect();
         // The values of each batch: of each model, those of each output.
         let results: Vec<Mutex<Vec<Vec<Vec<f64>>>>> =
-            needs.iter().map(|_| Mutex::default()).collect();
-        let work = |at: usize, frames: &[Vec<Frame>]| -> Result<()> {
+            batches.iter().map(|_| Mutex::default()).collect();
+        pull(fed, &batches, &|at, frames| {
             let slots = &slots[at * batch..slots.len().min((at + 1) * batch)];
-            let input = |(index, column): (usize, &Column)| -> Result<Option<Of>> {
-                Ok(match (shown(index), column, of[index]) {
-                    (Some(_), _, Some(feed)) => Some(Of::Pulled {
-                        places: &feeds[feed].places,
-                        first: needs[at][feed].start,
-                        frames: &frames[feed],
-                    }),
-                    (Some(shown), Column::Frames(Source::Held(values, _)), None) => {
-                        Some(held(shown, values, fed.spans, slots)?)
-                    }
-                    _ => None,
-                })
-            };
-            let inputs = fed.columns.iter().enumerate().map(input);
-            let batch = Batch {
-                inputs: inputs.collect::<Result<_>>()?,
-            };
             let fed = Fed {
-                frames: Some(&batch),
+                frames: Some(frames),
                 ..fed
             };
             let mut own = Vec::with_capacity(opened.len());
@@ -228,7 +277,7 @@ impl Ensemble {
                 let sessions = Sessions {
                     spec,
                     pool: &opened.sessions,
-                    batch: self.geometry.batch,
+                    batch,
                 };
                 let mut made = vec![Vec::new(); cells.len()];
                 self.run(sessions, fed, slots, (cells, &mut made))?;
@@ -241,14 +290,7 @@ impl Ensemble {
             }
             *results[at].lock().unwrap_or_else(PoisonError::into_inner) = own;
             Ok(())
-        };
-        if asked.is_empty() {
-            (0..needs.len()).try_for_each(|at| work(at, &[]))?;
-        } else {
-            let frames = block.frames.as_ref();
-            let frames = frames.ok_or_else(|| Error::failed("nothing decodes the frames"))?;
-            frames.pull(&asked, &needs, &work)?;
-        }
+        })?;
         let results: Vec<Vec<Vec<Vec<f64>>>> = results
             .into_iter()
             .map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -280,8 +322,13 @@ fn fill_gaps(needs: &mut [Needs]) {
 }
 
 /// Returns the frames in the block that `slots` show, converted.
-fn held<'a>(shown: &Shown, values: &ArrayRef, spans: &[Span], slots: &[Slot]) -> Result<Of<'a>> {
-    let rows = rows_of(std::iter::once(shown), spans, slots);
+fn held<'a>(
+    shown: &Shown,
+    values: &ArrayRef,
+    spans: &[Span],
+    slots: impl Iterator<Item = Slot>,
+) -> Result<Of<'a>> {
+    let rows = rows_of(&[shown], spans, slots);
     let bytes = values.as_primitive::<UInt8Type>().values();
     let size = shown.held;
     let width = 3 * size[0] * size[1];

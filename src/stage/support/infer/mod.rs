@@ -12,6 +12,7 @@ mod column;
 pub(in crate::stage) mod described;
 pub(in crate::stage) mod frame_inputs;
 mod frames;
+mod gets;
 pub(in crate::stage) mod names;
 pub(in crate::stage) mod pixels;
 pub(in crate::stage) mod shape;
@@ -184,9 +185,11 @@ struct Opened {
     again: Option<again::Again>,
 }
 
-/// What a model runs on: what feeds its inputs, the columns of a block, and its trajectories.
+/// What a model runs on: a block, what feeds the inputs, the columns for them, and the block's
+/// trajectories.
 #[derive(Clone, Copy)]
 struct Fed<'a> {
+    block: &'a Block,
     inputs: &'a [Input],
     columns: &'a [Column],
     spans: &'a [Span],
@@ -332,14 +335,16 @@ impl Ensemble {
             .get()
             .ok_or_else(|| Error::failed("the models are not loaded"))?;
         let fed = Fed {
+            block,
             inputs,
             columns,
             spans,
             frames: None,
             nudged: false,
         };
-        if inputs.iter().any(|input| input.shown().is_some()) {
-            return self.predict_frames(opened, block, fed, slots, (cells, made));
+        let shows = inputs.iter().any(|input| input.shown().is_some());
+        if shows && !self.is_recurrent() {
+            return self.predict_frames(opened, fed, slots, (cells, made));
         }
         for (opened, spec) in opened.iter().zip(&self.specs) {
             let sessions = Sessions {

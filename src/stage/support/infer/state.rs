@@ -13,6 +13,10 @@ use crate::stage::Misfit;
 /// block has trajectories.
 const BATCH: usize = 64;
 
+/// The most rows in a batch of a recurrent model that sees frames, because each of them has a decoder
+/// of its own.
+const LANES: usize = 8;
+
 /// The output that a state input takes its values from.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -115,7 +119,7 @@ fn state(name: &str, carried: &Carried, spec: &Spec) -> Result<State, Misfit> {
     if from.element != to.element || from.shape.len() != to.shape.len() {
         return Err(apart());
     }
-    if to.element == Element::Other || to.shape.is_empty() {
+    if matches!(to.element, Element::Other(_)) || to.shape.is_empty() {
         let message = format!("the model's input `{to}` cannot be a state");
         let help = "export the model with a state of numbers and of a fixed shape";
         return Err(Misfit::new(message).help(help).at(name));
@@ -223,6 +227,16 @@ pub(in crate::stage) fn default_batch(usual: usize, states: &[State]) -> usize {
         usual
     } else {
         usual.min(BATCH)
+    }
+}
+
+/// Returns the most rows of a batch of a model that sees frames; `usual` is that of a model without
+/// states.
+pub(in crate::stage) fn default_lanes(usual: usize, states: &[State]) -> usize {
+    if states.is_empty() {
+        usual
+    } else {
+        usual.min(LANES)
     }
 }
 

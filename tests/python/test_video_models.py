@@ -95,6 +95,8 @@ FORMS = {
     "larger": ({"size": [60, 70]}, (60, 70)),
     "area": ({"size": [12, 16], "filter": "area"}, (12, 16)),
     "crop": ({"size": [20, 20], "fit": "crop"}, (20, 20)),
+    "crop odd": ({"size": [30, 33], "fit": "crop"}, (30, 33)),
+    "pad odd": ({"size": [30, 33], "fit": "pad"}, (30, 33)),
     "pad": ({"size": [20, 20], "fit": "pad"}, (20, 20)),
     "normal": (
         {
@@ -122,7 +124,8 @@ def formed(frame, form, size):
             factor = (max if fit == "crop" else min)(height / image.height, width / image.width)
             inner = int(image.width * factor + 1e-9), int(image.height * factor + 1e-9)
             image = image.resize(inner, how)
-            left, top = (inner[0] - width) // 2, (inner[1] - height) // 2
+            # As torchvision's CenterCrop rounds.
+            left, top = round((inner[0] - width) / 2), round((inner[1] - height) / 2)
             if fit == "crop":
                 image = image.crop((left, top, left + width, top + height))
             else:

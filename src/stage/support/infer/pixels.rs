@@ -302,8 +302,13 @@ impl Shape {
         if inner == self.size {
             return Ok(resized);
         }
-        // Where the wanted picture begins in the resized one, or the other way round.
-        let offset = |inner: usize, wanted: usize| inner.abs_diff(wanted) / 2;
+        // Where the wanted picture begins in the resized one, or the other way round. torchvision's
+        // `CenterCrop` rounds halves to even numbers.
+        let offset = |inner: usize, wanted: usize| {
+            let apart = inner.abs_diff(wanted);
+            let rounds_up = self.fit == Fit::Crop && apart % 4 == 3;
+            apart / 2 + usize::from(rounds_up)
+        };
         let (top, left) = (offset(inner[0], height), offset(inner[1], width));
         let mut out = vec![0; self.bytes()];
         let rows = inner[0].min(height);

@@ -19,7 +19,7 @@ use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use serde_json::{Map, Value};
 
-pub(crate) use self::boundaries::{at_rows, is_boundary, is_marker};
+pub(crate) use self::boundaries::{at_rows, is_boundary, is_marker, is_reserved};
 use self::ends::{EndFlags, Ends, Scan};
 use super::arrays::{Last, column, flags};
 use super::gaps::{self, gaps, unmarked};
@@ -248,12 +248,14 @@ impl Concatenated {
     }
 
     /// Verifies that the ids of the next trajectory, which extra array number `at` holds, are all
-    /// the same, and not those of the trajectory before.
+    /// the same, and not those of the trajectory before. In an export of trajmill, whose envelope
+    /// tells where trajectories end, such an array is a column like any other.
     fn verify_ids(&mut self, at: usize, values: &ArrayRef, rows: u64) -> Result<()> {
         let layout = &self.extras[at].layout;
         let is_id = boundaries::IDS.contains(&layout.name.as_str())
             && layout.element.is_integer()
-            && layout.width() == 1;
+            && layout.width() == 1
+            && self.envelope.is_none();
         if !is_id {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::ends::{EndFlags, Ends};
-use super::{Besides, Concatenated, ENVIRONMENT, boundaries, fill};
+use super::{Besides, Concatenated, ENVIRONMENT, boundaries, fill, is_reserved};
 use crate::container::arrays::{ArrayLayout, StoredArray, decode, field};
 use crate::dataset::Rows;
 use crate::dataset::schema::step;
@@ -39,6 +39,11 @@ impl Concatenated {
             mut account,
             envelope,
         } = besides;
+        // A column with the name of an array that tells where trajectories end gets that name when
+        // those arrays are found.
+        if let Some(envelope) = &envelope {
+            envelope.rename(&mut arrays, &|column| !is_reserved(column));
+        }
         let trimmed = fill::trim(&mut arrays, &mut metadata)?;
         let targets = [
             step::OBSERVATION,
@@ -99,7 +104,11 @@ impl Concatenated {
             .map(single)
             .transpose()?;
         let mut start = start;
-        let stated = boundaries::take(&mut arrays, observation.layout.rows)?;
+        // In an export of trajmill, an array of such a name is a column.
+        let stated = match &envelope {
+            Some(_) => Vec::new(),
+            None => boundaries::take(&mut arrays, observation.layout.rows)?,
+        };
         if terminated.is_none() && truncated.is_none() && start.is_none() && stated.is_empty() {
             start = boundaries::starts_from_ids(&mut arrays, observation.layout.rows);
         }
@@ -212,11 +221,14 @@ impl Concatenated {
             ),
             None => (observation, next_observation),
         };
-        let (extras, ignored): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|array| {
+        let (mut extras, ignored): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|array| {
             array.layout.rows == steps
                 && array.layout.element != DataType::Null
                 && array.layout.width() > 0
         });
+        if let Some(envelope) = &envelope {
+            envelope.rename(&mut extras, &|_| true);
+        }
         for array in &ignored {
             let layout = &array.layout;
             let what = format!(

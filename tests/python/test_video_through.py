@@ -637,7 +637,11 @@ def test_the_loader_of_lerobot_gives_the_same_frames(tmp_path, to, kind):
     if (CODEBASE_VERSION == "v3.0") != (to == "lerobot"):
         pytest.skip(f"this lerobot reads {CODEBASE_VERSION}")
     random = seeded("loader", to, kind)
-    source = burned(tmp_path, random, "source", version=CODEBASE_VERSION, fps=30)
+    # LeRobot's loader does not find all frames of open groups of pictures.
+    cameras = {TOP: "h264", WRIST: "av1"}
+    source = burned(
+        tmp_path, random, "source", version=CODEBASE_VERSION, cameras=cameras, fps=30
+    )
     stages = Stages(random, [source])
     for stage in {"whole": ["long"], "trimmed": ["trim"], "strided": ["stride"]}[kind]:
         getattr(stages, stage)()

@@ -9,6 +9,7 @@ use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
+use crate::run::lineage::Lineage;
 use crate::run::verify;
 use crate::transfer::read::quarantine;
 
@@ -175,6 +176,18 @@ fn show(path: &Path, dataset: &Dataset) -> Result<()> {
             } else {
                 ""
             }
+        ))?;
+    }
+    for model in Lineage::of_dataset(dataset).models() {
+        print::line(&format!(
+            "model         {}, blake3 {}, in {} of {}",
+            model.path,
+            model.hash,
+            model.stage,
+            model.manifest.map_or_else(
+                || "this dataset".to_owned(),
+                |manifest| format!("manifest {manifest}")
+            )
         ))?;
     }
     print::line(&format!("made by       {}", manifest.lineage.by))?;

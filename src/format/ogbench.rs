@@ -17,7 +17,7 @@ use crate::container::npz::{self, NpzWriter};
 use crate::dataset::Account;
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
-use crate::transfer::read::concatenated::{Besides, Concatenated, is_marker};
+use crate::transfer::read::concatenated::{Besides, Concatenated, is_marker, is_reserved};
 use crate::transfer::read::per_trajectory;
 use crate::transfer::read::{Choice, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
@@ -161,7 +161,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
     )?;
     let mut left_out = Vec::new();
     for column in arrays::extra_columns(outgoing.steps()) {
-        let Some(parts) = arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &column)
+        // The loader would take an array of a reserved name for something else.
+        let name = match is_reserved(&column) {
+            true => arrays::info_name(&column),
+            false => column.clone(),
+        };
+        let Some(parts) = arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name)
         else {
             left_out.push(column);
             continue;
@@ -177,12 +182,19 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
                 followed_by_zeros(values)
             }
         };
+        if name != column {
+            columns.insert(format!("{name}_valid"), format!("{column}_valid"));
+            columns.extend(parts.iter().map(|part| {
+                let rest = part.name.strip_prefix(&name).unwrap_or_default();
+                (part.name.clone(), format!("{column}{rest}"))
+            }));
+        }
         let mut nulls = false;
         for plain in &parts {
             nulls |= arrays::stream(outgoing, &mut file, plain, rows, &[&column], &rows_of)?;
         }
         if nulls {
-            let valid = PlainArray::flags(format!("{column}_valid"));
+            let valid = PlainArray::flags(format!("{name}_valid"));
             let validity_of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
                 let values = rows_of(leaving)?;
                 Ok(Arc::new(BooleanArray::from_iter(

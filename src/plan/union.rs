@@ -184,11 +184,21 @@ fn common_type(
     let rename = format!("`map: {{{column}_2: {column}}}`");
     Err(error.hint(match member.own {
         true => format!("to keep both, rename the column with {rename} beside the path"),
-        false => format!(
-            "to keep both, import {} first and rename the column with {rename} beside the path of \
-             the imported dataset; to do without it, leave it out with `skip` beside each path",
-            member.path.display()
-        ),
+        false => {
+            let both = format!(
+                "to keep both, import {} first and rename the column with {rename} beside the \
+                 path of the imported dataset",
+                member.path.display()
+            );
+            // No import does without observations.
+            match column.as_str() {
+                step::OBSERVATION => both,
+                _ => format!(
+                    "{both}; to do without its values there, leave it out with `skip` beside this \
+                     path, by its name in the source"
+                ),
+            }
+        }
     }))
 }
 

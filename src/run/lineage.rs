@@ -67,14 +67,22 @@ impl Lineage {
             return foreign(path, row);
         }
         let dataset = Dataset::open(path)?;
-        let lineage = &dataset.manifest.lineage;
         Ok(Lineage {
-            path: path.to_owned(),
+            row: row.map(|place| Row::read(&dataset, place)).transpose()?,
+            ..Lineage::of_dataset(&dataset)
+        })
+    }
+
+    /// Returns the origin of a dataset.
+    pub(crate) fn of_dataset(dataset: &Dataset) -> Lineage {
+        let lineage = &dataset.manifest.lineage;
+        Lineage {
+            path: dataset.path.clone(),
             manifest: Some(dataset.hash.clone()),
             own: lineage.ancestor(&dataset.manifest.tool),
             manifests: lineage.ancestry.manifests.clone(),
-            row: row.map(|place| Row::read(&dataset, place)).transpose()?,
-        })
+            row: None,
+        }
     }
 
     /// Returns the models that predicted actions on the way to the dataset, the latest first.

@@ -46,6 +46,7 @@ struct PatchActions {
     /// Parquet file with the columns `trajectory_id`, `step` and `action`, one row for each new
     /// action. It is read into memory.
     #[serde(default)]
+    #[schemars(extend("format" = "path"))]
     file: Option<String>,
     /// Name of a new column that keeps the actions as they were, such as `recorded_action`.
     /// Default: they are not kept.

@@ -5,9 +5,19 @@ use std::path::Path;
 
 use ffmpeg_next::{Packet, codec, format};
 
+use super::rate::rational;
 use super::{Extent, Run, demux};
 use crate::dataset::store;
 use crate::error::{Error, Result};
+use crate::video::TOLERANCE;
+
+/// The codecs of videos that are put into MP4 as they are.
+const CODECS: [codec::Id; 4] = [
+    codec::Id::H264,
+    codec::Id::HEVC,
+    codec::Id::AV1,
+    codec::Id::VP9,
+];
 
 /// A video whose packets are read in the order of the file.
 struct Packets {
@@ -39,6 +49,12 @@ impl Packets {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Reads up to the first packet of a run.
+    fn first(&mut self, run: &Run) -> Result<Option<Packet>, ffmpeg_next::Error> {
+        let found = self.key(run.from, run.tolerance)?;
+        Ok(found.map(|(packet, _)| packet))
     }
 
     /// Reads up to the packet of the key frame at `seconds`. Returns it, and whether it is the
@@ -83,6 +99,60 @@ pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
         ))
         .hint("the dataset is incomplete or the file is damaged: fetch it again")
     })
+}
+
+/// Returns the run that all frames of the file at `path` are at the rate `fps`, if [`cut`] can
+/// write them. Times in a file are rounded to its unit, a millisecond in Matroska.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read.
+pub(crate) fn whole(path: &Path, fps: f64) -> Result<Option<Run>> {
+    let mut packets = Packets::open(path)?;
+    measure(&mut packets, fps).map_err(|error| {
+        Error::failed(format!(
+            "{}: cannot read the video: {error}",
+            path.display()
+        ))
+        .hint("the dataset is incomplete or the file is damaged: fetch it again")
+    })
+}
+
+fn measure(packets: &mut Packets, fps: f64) -> Result<Option<Run>, ffmpeg_next::Error> {
+    let stream = packets.input.stream(packets.stream);
+    let codec = stream.map(|stream| stream.parameters().id());
+    let tolerance = packets.unit.max(TOLERANCE) * 1.01;
+    // Streams of other containers are framed or named in ways that MP4 does not know.
+    let container = packets.input.format();
+    let fits = ["matroska", "mov"]
+        .iter()
+        .any(|name| container.name().contains(name));
+    if !fits || !codec.is_some_and(|codec| CODECS.contains(&codec)) || tolerance * fps > 0.25 {
+        return Ok(None);
+    }
+    let mut times = Vec::new();
+    while let Some(packet) = packets.next()? {
+        match packet.pts() {
+            Some(time) if packet.is_key() || !times.is_empty() => times.push(time),
+            _ => return Ok(None),
+        }
+    }
+    let begins = times.first().copied();
+    times.sort_unstable();
+    // Frames before the key frame need others, which are not there.
+    let Some(first) = begins.filter(|first| Some(first) == times.first()) else {
+        return Ok(None);
+    };
+    let is_due = |(frame, time): (usize, &i64)| {
+        ((time - first) as f64 * packets.unit - frame as f64 / fps).abs() < tolerance
+    };
+    let is_run = times.iter().enumerate().all(is_due);
+    Ok(is_run.then_some(Run {
+        from: first as f64 * packets.unit,
+        frames: times.len() as u64,
+        fps,
+        tolerance,
+    }))
 }
 
 fn examine(packets: &mut Packets, run: &Run) -> Result<Extent, ffmpeg_next::Error> {
@@ -131,7 +201,11 @@ fn examine(packets: &mut Packets, run: &Run) -> Result<Extent, ffmpeg_next::Erro
 pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
     let mut packets = Packets::open(from)?;
     drop(store::create(to)?);
-    copy(&mut packets, to, run).map_err(|error| {
+    // FFmpeg cannot always seek to the beginning.
+    let mut again = Packets::open(from)?;
+    let numbers = numbers(&mut packets, run);
+    let copied = numbers.and_then(|numbers| copy(&mut again, to, run, &numbers));
+    copied.map_err(|error| {
         Error::failed(format!(
             "cannot cut {} out of {}: {error}",
             to.display(),
@@ -143,27 +217,44 @@ pub(crate) fn cut(from: &Path, to: &Path, run: &Run) -> Result<()> {
     store::sync_file(to)
 }
 
-fn copy(packets: &mut Packets, to: &Path, run: &Run) -> Result<(), ffmpeg_next::Error> {
+/// Returns the numbers of the frames of a run, in the order of the file, which is that of decoding.
+fn numbers(packets: &mut Packets, run: &Run) -> Result<Vec<i64>, ffmpeg_next::Error> {
+    let mut numbers = Vec::new();
+    let mut next = packets.first(run)?;
+    while let Some(packet) = next.filter(|_| (numbers.len() as u64) < run.frames) {
+        let time = packet.pts().unwrap_or(0) as f64 * packets.unit;
+        numbers.push(((time - run.from) * run.fps).round() as i64);
+        next = packets.next()?;
+    }
+    Ok(numbers)
+}
+
+fn copy(
+    packets: &mut Packets,
+    to: &Path,
+    run: &Run,
+    numbers: &[i64],
+) -> Result<(), ffmpeg_next::Error> {
+    let waits = (0_i64..).zip(numbers).map(|(at, number)| at - number);
+    let delay = waits.max().unwrap_or(0);
+    let mut next = packets.first(run)?;
+    // A frame is shown at a multiple of this.
+    let base = rational(run.fps).invert();
     let source = packets.input.stream(packets.stream);
     let source = source.ok_or(ffmpeg_next::Error::StreamNotFound)?;
-    let unit = source.time_base();
     let mut output = format::output_as(to, "mp4")?;
     let mut stream = output.add_stream(codec::Id::None)?;
     stream.set_parameters(source.parameters());
-    stream.set_time_base(unit);
-    stream.set_avg_frame_rate(source.avg_frame_rate());
+    stream.set_time_base(base);
+    stream.set_avg_frame_rate(base.invert());
     output.write_header()?;
-    let own = output.stream(0).map_or(unit, |stream| stream.time_base());
-    let mut next = packets
-        .key(run.from, run.tolerance)?
-        .map(|(packet, _)| packet);
-    let start = next.as_ref().and_then(Packet::pts).unwrap_or(0);
-    for _ in 0..run.frames {
+    let own = output.stream(0).map_or(base, |stream| stream.time_base());
+    for (at, number) in (0_i64..).zip(numbers) {
         let Some(mut packet) = next else { break };
-        let moved = |time: Option<i64>| time.map(|time| time - start);
-        packet.set_pts(moved(packet.pts()));
-        packet.set_dts(moved(packet.dts()));
-        packet.rescale_ts(unit, own);
+        packet.set_pts(Some(*number));
+        packet.set_dts(Some(at - delay));
+        packet.set_duration(1);
+        packet.rescale_ts(base, own);
         packet.set_stream(0);
         packet.set_position(-1);
         packet.write_interleaved(&mut output)?;

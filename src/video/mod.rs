@@ -16,6 +16,8 @@ mod output;
 mod pictures;
 #[cfg(feature = "video")]
 mod probe;
+#[cfg(feature = "video")]
+mod rate;
 mod references;
 mod resize;
 #[cfg(feature = "video")]
@@ -26,7 +28,7 @@ mod timeline;
 #[cfg(not(feature = "video"))]
 mod without;
 
-pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles};
+pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles, is_mp4};
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::{decoded, follow, imported, planned};
 pub(crate) use resize::Resize;
@@ -35,7 +37,7 @@ pub(crate) use timeline::Timeline;
 pub(crate) use crate::dataset::videos::{DEPTH, TOLERANCE, TOLERANCE_KEY, reference, refers};
 
 #[cfg(feature = "video")]
-pub(crate) use cut::{cut, extent};
+pub(crate) use cut::{cut, extent, whole};
 #[cfg(feature = "video")]
 pub(crate) use encode::Encoder;
 #[cfg(feature = "video")]
@@ -45,7 +47,7 @@ pub(crate) use probe::timeline;
 #[cfg(feature = "video")]
 pub(crate) use still::still;
 #[cfg(not(feature = "video"))]
-pub(crate) use without::{Encoder, Video, cut, extent, still, timeline, version};
+pub(crate) use without::{Encoder, Video, cut, extent, still, timeline, version, whole};
 
 /// How the frames of videos are stored.
 #[derive(

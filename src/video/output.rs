@@ -1,7 +1,26 @@
 //! How videos are written: which files are kept, and how frames are encoded.
 
+use std::io::Read;
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::dataset::files;
+use crate::error::Result;
+
+/// Whether the file at `path` is an MP4, whatever its name says. A QuickTime file is not.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read.
+pub(crate) fn is_mp4(path: &Path) -> Result<bool> {
+    let unreadable = |error| files::unreadable(path, &error);
+    let mut head = Vec::new();
+    let file = files::open(path).map_err(unreadable)?;
+    file.take(12).read_to_end(&mut head).map_err(unreadable)?;
+    Ok(head.get(4..8) == Some(b"ftyp") && head.get(8..12).is_some_and(|brand| brand != b"qt  "))
+}
 
 /// How the files of videos that a dataset refers to reach an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

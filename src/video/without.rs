@@ -67,6 +67,11 @@ pub(crate) fn extent(_: &Path, _: &Run) -> Result<Extent> {
     Err(absent())
 }
 
+/// Returns the run that all frames of a file are.
+pub(crate) fn whole(_: &Path, _: f64) -> Result<Option<Run>> {
+    Err(absent())
+}
+
 /// Cuts a run of frames out of a video.
 pub(crate) fn cut(_: &Path, _: &Path, _: &Run) -> Result<()> {
     Err(absent())

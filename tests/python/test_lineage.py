@@ -4,6 +4,7 @@ import json
 
 import h5py
 import numpy as np
+import onnx
 import pytest
 
 import oracle
@@ -67,6 +68,33 @@ def test_lineage_survives_an_export_and_its_import(tmp_path, form):
         found = lineage(path)
         check(found["own"]["sources"] == [first], f"{path}: {found['own']}")
         check(found["manifests"][first]["by"] == "import d4rl", f"{path}: {found['manifests']}")
+
+
+@pytest.mark.model
+def test_info_names_the_models_after_several_hops(tmp_path):
+    trajmill("import", D4RL, tmp_path / "one")
+    width = len(oracle.table(tmp_path / "one")["observation"][0])
+    actions = len(oracle.table(tmp_path / "one")["action"][0])
+    constant = onnx.numpy_helper.from_array(np.ones((width, actions), np.float32), "w")
+    port = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["o", "w"], ["a"])],
+        "graph",
+        [port("o", onnx.TensorProto.FLOAT, ["n", width])],
+        [port("a", onnx.TensorProto.FLOAT, ["n", actions])],
+        [constant],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    hide = {"hide_actions": {"keep": 0.5, "seed": 1}}
+    two = step(tmp_path, "one", "two", hide, {"label": {"model": "m.onnx"}})
+    [model] = lineage(two)["models"]
+    says(trajmill("info", two).stdout, [f"m.onnx, blake3 {model['hash']}", "this dataset"], "two")
+    trajmill("export", two, tmp_path / "three.hdf5", "--to", "d4rl")
+    four = step(tmp_path, ["three.hdf5", "one"], "four", {"filter": "length > 1"})
+    wanted = [f"m.onnx, blake3 {model['hash']}", f"of manifest {manifest_hash(two)}"]
+    says(trajmill("info", four).stdout, wanted, "four")
+    says(trajmill("info", tmp_path / "three.hdf5").stdout, wanted, "three")
 
 
 def test_what_tells_no_origin_is_refused(tmp_path):

@@ -52,6 +52,37 @@ def merge(folder, sources, name="merged", stages=()):
     return oracle.pipeline(folder / f"{name}.yaml", sources, stages)
 
 
+XS = {
+    "text": pa.array(["a"] * sum(LENGTHS)),
+    "whole": pa.array(range(sum(LENGTHS)), pa.int64()),
+}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["foreign", "mixed"])
+@pytest.mark.parametrize("column", ["x", "observation"])
+def test_the_remedies_for_columns_of_two_types_work(tmp_path, column, own):
+    for name, width in [("text", 3), ("whole", 4)]:
+        more = {"x": XS[name]} if column == "x" else {}
+        width = 3 if column == "x" else width
+        pq.write_table(rows(name, width, **more), tmp_path / f"{name}.parquet")
+        trajmill("import", tmp_path / f"{name}.parquet", tmp_path / name)
+    first = "text" if own else "text.parquet"
+    path = merge(tmp_path, [first, "whole.parquet"])
+    said = trajmill("check", path, code=3).stderr
+    says(said, [f"map: {{{column}_2: {column}}}", "whole.parquet first"], "to keep both")
+    merge(tmp_path, [first, {"path": "whole", "map": {f"{column}_2": column}}])
+    trajmill("run", path)
+    wanted = {column, f"{column}_2"}
+    check(wanted <= set(table(tmp_path / "merged").column_names), "both columns")
+    # An import without observations is refused, so leaving them out is no remedy.
+    check(("`skip`" in said) == (column == "x"), said)
+    if column == "x":
+        sources = [first, {"path": "whole.parquet", "skip": ["x"]}]
+        trajmill("run", merge(tmp_path, sources, name="less"))
+        made = table(tmp_path / "less")["x"].to_pylist()
+        check(made == XS["text"].to_pylist() + [None] * sum(LENGTHS), f"{made}")
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["foreign", "trajmill"])
 def test_a_column_that_a_source_lacks_is_null(folder, own):
     folder, made = folder

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -281,6 +282,19 @@ def test_examples_of_the_documentation(trajmill, name, monkeypatch):
     module = importlib.import_module(f"trajmill{name}")
     done = doctest.testmod(module, extraglobs={"trajmill": trajmill})
     check(done.attempted > 1 and done.failed == 0, f"{name}: {done}")
+
+
+@pytest.mark.model
+def test_the_example_of_the_readme(trajmill, tmp_path, monkeypatch):
+    readme = (oracle.REPOSITORY / "README.md").read_text()
+    example = next(part for part in re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
+    for folder in ["pipelines", "data"]:
+        shutil.copytree(oracle.REPOSITORY / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    check(len(names["best"]) == 10 and len(names["hopper"]) == 42, "what it finds")
+    check(names["report"].datasets[0].path.name == "hopper-relabelled", "what it makes")
 
 
 def test_importing_it_loads_neither_pandas_nor_torch():

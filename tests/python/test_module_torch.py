@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -140,3 +141,12 @@ def test_windows_are_those_of_lerobot(hopper, tmp_path, monkeypatch):
             equal(mine[name], other[feature], f"{index}: {name}")
 
 
+
+
+def test_the_example_of_the_readme(hopper):
+    readme = (oracle.REPOSITORY / "README.md").read_text()
+    example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    names = {"hopper": hopper}
+    exec(example, names)
+    check(names["batch"]["action"].shape[1:] == (16, 3), f"{names['batch']}")
+    check(sum(len(batch["action"]) for batch in names["windows"].loader(256)) == 38991, "all")

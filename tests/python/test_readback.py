@@ -370,3 +370,48 @@ def test_columns_of_several_row_groups_read_as_they_were(tmp_path):
     sums = "select sum(list_sum(observation)), sum(reward), count(action) from '{}/steps/*.parquet'"
     queried, wanted = (duckdb.sql(sums.format(dataset)).fetchall() for dataset in (made, many))
     check(queried == wanted, f"DuckDB: {queried}, {wanted}")
+
+
+# ---- columns whose names mean something in a file of concatenated arrays
+
+RESERVED = [
+    "episode_index",
+    "episode_ends",
+    "lengths",
+    "is_first",
+    "next/done",
+    "next_observations",
+    "timeouts",
+    "terminals",
+    "dones",
+    "size",
+    "indices",
+    "observations",
+    "actions",
+    "rewards",
+    "metadata/x",
+    "plain",
+]
+
+
+@pytest.mark.parametrize("form", ["d4rl", "ogbench"])
+@pytest.mark.parametrize("nulls", [False, True])
+def test_columns_of_reserved_names_come_back_from_an_export(tmp_path, form, nulls):
+    lengths = [4, 3, 5]
+    random = seeded(form, nulls)
+    trajectories = [trajectory(random, index, length) for index, length in enumerate(lengths)]
+    pq.write_table(table_of(trajectories), tmp_path / "log.parquet")
+    value = "case when step = 1 then null else 3 end" if nulls else "trajectory_id / 2"
+    made = oracle.run(
+        tmp_path, [{"derive": {name: value for name in RESERVED}}], tmp_path / "log.parquet"
+    )
+    export = tmp_path / ("log.npz" if form == "ogbench" else "log.hdf5")
+    trajmill("export", made.path, export, "--to", form)
+    trajmill("validate", export)
+    trajmill("import", export, tmp_path / "back")
+    here, back = oracle.table(made.path), oracle.table(tmp_path / "back")
+    for name in ["trajectory_id", "observation", "action", "terminated", *RESERVED]:
+        check(name in back.column_names, f"{name} is in {back.column_names}")
+        steps = [not final for final in here["is_final"].to_pylist()]
+        of = lambda table: [v for v, step in zip(table[name].to_pylist(), steps) if step]
+        check(of(back) == of(here), f"{name}: {of(back)} is not {of(here)}")

@@ -10,12 +10,14 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import oracle
 from oracle import check, close, equal, seeded, trajmill
 from writers import video
-from writers.burned import TASKS, Burned, Read, aggregated, image_statistics, shown
+from writers.burned import TASKS, Burned, Read, aggregated, encode, image_statistics, shown
 from writers.lerobot import array
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -474,6 +476,128 @@ def test_the_last_frames_of_an_open_group_are_found(tmp_path):
     trajmill("run", oracle.pipeline(tmp_path / "last.json", source, stages))
     wanted = video.expected(root, TOP, lengths, places)[20:]
     equal(video.arrays(oracle.table(tmp_path / "last"), TOP), wanted, "frames at the end")
+
+
+# What the packets of a container and codec become, and whether frames keep their bytes.
+CONTAINERS = {
+    "a.mkv": (dict(options={"bf": "2", "g": "10"}), True),
+    "b.mov": (dict(options={"bf": "2", "g": "10"}), True),
+    "c.webm": (dict(codec="libvpx-vp9"), True),
+    "d.webm": (dict(codec="libvpx"), False),
+    "e.avi": (dict(codec="mpeg4"), False),
+    "f.ts": (dict(options={"bf": "0"}), False),
+    "g.mp4": (dict(start=7), True),
+    "h.mkv": (dict(codec="libsvtav1", start=4), True),
+    "i.mp4": (dict(), True),
+}
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("to", ["lerobot", "lerobot-v2.1"])
+def test_files_of_lerobot_are_mp4(tmp_path, to):
+    """Packets of other containers go into MP4, with times that the container rounds made exact."""
+    for index, (name, (how, _)) in enumerate(CONTAINERS.items()):
+        video.encode(str(tmp_path / "clips" / name), 24, (64, 96), seed=index, **how)
+    # Another name changes nothing.
+    (tmp_path / "clips/a.mkv").rename(tmp_path / "clips/i.mp4")
+    video.encode(str(tmp_path / "clips/a.mkv"), 24, (64, 96), **CONTAINERS["a.mkv"][0])
+    trajmill("import", tmp_path / "clips", tmp_path / "own")
+    trajmill("export", tmp_path / "own", tmp_path / "out", "--to", to)
+    trajmill("validate", tmp_path / "out")
+    stages = [{"filter": {"steps": "step >= 10 and step < 20"}}]
+    end = {"materialise": {"path": "cut", "format": to}}
+    trajmill("run", oracle.pipeline(tmp_path / "cut.json", "own", [*stages, end]))
+    trajmill("validate", tmp_path / "cut")
+    key = "observation.images.video"
+    for out, rows in [("out", range(24)), ("cut", range(10, 20))]:
+        read = Read(tmp_path / out)
+        for episode, (name, (_, exact)) in enumerate(CONTAINERS.items()):
+            path, indices = read.frames(key, episode)
+            head = path.read_bytes()[:12]
+            check(head[4:8] == b"ftyp" and head[8:] != b"qt  ", f"{name} is {head}")
+            shots, (_, before) = read.video(path), video.decoded(str(tmp_path / "clips" / name))
+            equal(len(indices), len(rows), f"rows of {name}")
+            # A cut of v2.1 keeps pixels if it begins at a key frame and needs no frame outside.
+            whole = out == "out" or to == "lerobot"
+            for index, row in zip(indices, rows):
+                if exact and whole:
+                    same = shots.frames[index].tobytes() == before[row].tobytes()
+                    check(same, f"{name}, {out}, row {row}")
+                else:
+                    quality = psnr(shots.frames[index], before[row])
+                    check(quality >= 24, f"{name}, {out}, row {row}: a PSNR of {quality}")
+
+
+FAST, SLOW = "observation.images.fast", "observation.images.slow"
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("stage", ["whole", "trimmed", "strided"])
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+@pytest.mark.parametrize("to", ["lerobot", "lerobot-v2.1"])
+def test_cameras_have_rates_of_their_own(tmp_path, version, to, stage):
+    """The time of a row says which frame it has: 60 and 10 frames per second beside 30 rows."""
+    random = seeded("rates", version, to, stage)
+    source = Burned(tmp_path / "source", random, [28, 16], {FAST: "h264", SLOW: "h264"}, version)
+    info = json.loads((source.root / "meta/info.json").read_text())
+    table = next((source.root / "meta/episodes").rglob("*.parquet")) if version == "v3.0" else None
+    places = pq.read_table(table).to_pylist() if table else None
+    for code, (key, rate) in enumerate([(FAST, 60), (SLOW, 10)]):
+        info["features"][key]["info"]["video.fps"] = rate
+        frames, name = [], source.video(key, 0)
+        for path in name.parent.glob("*.mp4"):
+            path.unlink()
+        for episode, length in enumerate(source.lengths):
+            if version == "v3.0":
+                places[episode][f"videos/{key}/file_index"] = 0
+                places[episode][f"videos/{key}/from_timestamp"] = len(frames) / rate
+                places[episode][f"videos/{key}/to_timestamp"] = (len(frames) + 2 * length) / rate
+            else:
+                frames, name = [], source.video(key, episode)
+            shots = -(-length * rate // 30)
+            frames += [source.picture(code, episode, shot) for shot in range(shots)]
+            if version != "v3.0" or episode == 1:
+                encode(name, frames, rate, "h264")
+    (source.root / "meta/info.json").write_text(json.dumps(info))
+    if table:
+        pq.write_table(pa.Table.from_pylist(places), table)
+    stages = Stages(random, [source])
+    {"whole": stages.long, "trimmed": stages.trim, "strided": stages.stride}[stage]()
+    trajmill("import", source.root, tmp_path / "own", "--tolerance", 0.04)
+    end = {"materialise": {"path": "out", "format": to}}
+    trajmill("run", oracle.pipeline(tmp_path / "rates.json", "own", [*stages.stages, end]))
+    read, files = Read(tmp_path / "out"), {sha(path) for path in source.root.rglob("*.mp4")}
+    kept = stage != "strided" and to == "lerobot" or stage == "whole" and version == "v2.1"
+    if not kept:
+        trajmill("validate", tmp_path / "out")
+    for code, (key, rate) in enumerate([(FAST, 60), (SLOW, 10)]):
+        stated = read.info["features"][key]["info"]["video.fps"]
+        mixed = not kept and to == "lerobot-v2.1" and any(
+            sha(path) in files for path in (tmp_path / "out").rglob("*.mp4")
+        )
+        check(mixed or stated == (rate if kept else 30), f"{key} has a rate of {stated}")
+        for episode, rows in enumerate(stages.left):
+            path, first = read.place(key, episode)
+            check(not kept or sha(path) in files, f"{key}, {episode}: the file of a source")
+            shots = read.video(path)
+            for time, row in zip(read.own(episode)["timestamp"].to_pylist(), rows):
+                shot = shown(shots.frames[shots.at(first + time, 0.04)])
+                nearest = row[2] * rate / 30
+                off = abs(shot[2] - nearest)
+                check(shot[:2] == (code, row[1]) and off <= 0.5, f"{key}: {shot} for {row}")
+
+
+@pytest.mark.video
+def test_a_folder_of_videos_states_its_rate(tmp_path):
+    """Where files are linked, `video.fps` is theirs, not that of the rows."""
+    frames = [np.full((64, 96, 3), 5 * step, np.uint8) for step in range(40)]
+    encode(tmp_path / "clips/a.mp4", frames, 60, "h264")
+    trajmill("import", tmp_path / "clips", tmp_path / "own", "--fps", 30)
+    trajmill("export", tmp_path / "own", tmp_path / "out", "--to", "lerobot")
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    stated = info["features"]["observation.images.video"]["info"]["video.fps"]
+    equal((info["fps"], stated), (30, 60), "rates")
+    check(sha(next((tmp_path / "out").rglob("*.mp4"))) == sha(tmp_path / "clips/a.mp4"), "linked")
 
 
 # --- LeRobot's own loader

@@ -18,7 +18,6 @@
 #[cfg(feature = "faults")]
 mod faults;
 mod link;
-mod linked;
 mod ownership;
 mod publication;
 mod removal;
@@ -34,8 +33,7 @@ use std::path::Path;
 use super::layout::folder;
 use crate::error::{Error, Result};
 
-pub(crate) use link::{copy, link_or_copy};
-pub(crate) use linked::{copy_verified, link_verified};
+pub(crate) use link::{copy, link};
 pub(crate) use ownership::{append, lock, refuse_links, take_dir};
 pub(crate) use publication::{exchange, publish};
 pub(crate) use removal::{remove, remove_empty, remove_file};

@@ -190,16 +190,23 @@ impl Demonstrations {
                 count(length, "step")
             )));
         }
-        let next = next
-            .map(|next| unwrapped(next).1)
-            .filter(|next| next.data_type() == observation.data_type() && next.len() == length);
+        let next = next.map(|next| unwrapped(next).1);
         // The next observations of an export repeat its observations.
         if let Some(found) = next.as_ref().filter(|_| line.is_none()) {
-            gaps::verify(&observation, found, self.observation, &name_of_next)?;
+            if found.len() != length {
+                return Err(Error::failed(format!(
+                    "`{name_of_next}` has {} in a demonstration of {}",
+                    count(found.len(), "row"),
+                    count(length, "step")
+                ))
+                .hint(format!("`--skip {name_of_next}` reads the file without it")));
+            }
+            let (own, following) = (self.observation, &name_of_next);
+            gaps::verify(&observation, found, own, following, None)?;
         }
         let known_final = next.is_some() && line.as_ref().is_none_or(|line| line.known_final);
         if let Some(next) = next.filter(|_| known_final) {
-            let last = last(&next);
+            let last = gaps::in_type(&last(&next), observation.data_type(), &name_of_next)?;
             observation = arrow::compute::concat(&[observation.as_ref(), last.as_ref()])?;
         }
         let mut trajectory = TrajectoryBuilder::new(length, known_final);

@@ -204,6 +204,31 @@ impl ArrayReader for Joined {
     }
 }
 
+/// Returns `array` with elements of the type `element`, which holds all its values.
+pub(crate) fn widened(array: StoredArray, element: &DataType) -> StoredArray {
+    if array.layout.element == *element {
+        return array;
+    }
+    let layout = ArrayLayout {
+        element: element.clone(),
+        kind: element.to_string().to_lowercase(),
+        swap: false,
+        name: array.layout.name.clone(),
+        rows: array.layout.rows,
+        row: array.layout.row.clone(),
+        names: array.layout.names.clone(),
+    };
+    let reader = Joined {
+        target: layout.name.clone(),
+        element: Arc::new(Field::new("element", element.clone(), false)),
+        parts: vec![array],
+    };
+    StoredArray {
+        layout,
+        reader: Box::new(reader),
+    }
+}
+
 /// The most arrays that are listed.
 const MOST_LISTED: usize = 24;
 

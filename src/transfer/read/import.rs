@@ -15,6 +15,7 @@ use crate::dataset::write::ShardWriter;
 use crate::dataset::{Account, Block, Manifest, ShardEntry, store};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
+use crate::transfer::read::gaps::Following;
 use crate::transfer::read::{IncomingTrajectory, OnError, Source};
 
 /// Bytes of whole trajectories that are written at once.
@@ -97,6 +98,7 @@ pub(crate) fn import(
     );
     let about = source.about();
     let carried = carried(&about);
+    let following = Following::find(&source_steps, &source.account().columns);
 
     let mut shards = Vec::new();
     let mut videos = BTreeSet::new();
@@ -111,7 +113,10 @@ pub(crate) fn import(
     loop {
         let next = match source.next() {
             // Such a trajectory does not affect the next one.
-            Ok(Some(next)) => match verify(&next, &source_steps, &about) {
+            Ok(Some(next)) => match verify(&next, &source_steps, &about).and_then(|()| {
+                let place = |error: Error| error.at(format!("trajectory `{}`", next.key));
+                following.verify(&next.steps).map_err(place)
+            }) {
                 Ok(()) => Ok(Some(next)),
                 Err(error) => {
                     wrong_rows += next.steps.num_rows() as u64;

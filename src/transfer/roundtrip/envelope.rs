@@ -266,14 +266,16 @@ pub(crate) fn write(
 pub(crate) struct EnvelopeReader {
     pub(crate) about: SchemaRef,
     pub(crate) models: Option<Models>,
+    /// The arrays whose names differ from those of their columns, and the names of the columns.
+    columns: BTreeMap<String, String>,
     lines: StoredArray,
     left: u64,
     buffer: Vec<u8>,
 }
 
 impl EnvelopeReader {
-    /// Removes both arrays, whose names begin with `prefix`, from `arrays`, and gives all other
-    /// arrays the names of their columns. Returns `None` if trajmill did not write the file.
+    /// Removes both arrays, whose names begin with `prefix`, from `arrays`. Returns `None` if
+    /// trajmill did not write the file.
     ///
     /// # Errors
     /// Returns an error if one of the arrays is missing or damaged.
@@ -299,18 +301,24 @@ impl EnvelopeReader {
         let envelope = Envelope::parse(&envelope.reader.read(rows)?)?;
         let about = envelope.schema()?;
         let left = lines.layout.rows;
-        for array in arrays.iter_mut() {
-            if let Some(column) = envelope.columns.get(&array.layout.name) {
-                array.layout.name.clone_from(column);
-            }
-        }
         Ok(Some(EnvelopeReader {
             about,
+            columns: envelope.columns,
             models: envelope.models,
             lines,
             left,
             buffer: Vec::new(),
         }))
+    }
+
+    /// Gives `arrays` the names of their columns, as far as a column of that name is `wanted`.
+    pub(crate) fn rename(&self, arrays: &mut [StoredArray], wanted: &dyn Fn(&str) -> bool) {
+        for array in arrays {
+            let column = self.columns.get(&array.layout.name);
+            if let Some(column) = column.filter(|column| wanted(column)) {
+                array.layout.name.clone_from(column);
+            }
+        }
     }
 
     /// Returns the line about the next trajectory; `None` after the last.

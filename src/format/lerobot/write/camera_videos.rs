@@ -10,6 +10,8 @@ pub(crate) struct CameraVideos {
     pub(crate) encoded: usize,
     /// Height and width of a frame, if a file was opened.
     pub(crate) size: Option<[usize; 2]>,
+    /// Frames per second of the first file that was not encoded, if no source states the rate.
+    pub(crate) rate: Option<f64>,
 }
 
 /// Where the frames of an episode are.

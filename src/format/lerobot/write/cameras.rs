@@ -12,6 +12,9 @@ use crate::dataset::videos::{DEPTH, TOLERANCE, tolerance};
 use crate::error::{Error, Result};
 use crate::transfer::write::Written;
 
+/// The key of the frames per second of a video.
+pub(crate) const RATE: &str = "video.fps";
+
 /// A video feature that is written.
 pub(crate) struct Camera {
     /// The name of the feature.
@@ -80,6 +83,12 @@ impl Camera {
             depth: field.metadata().contains_key(DEPTH),
             name,
         })
+    }
+
+    /// Whether the sources state the rate of its frames.
+    pub(crate) fn states_rate(&self) -> bool {
+        let infos = ["info", "video_info"].map(|key| self.declared.get(key));
+        infos.iter().flatten().any(|info| info.get(RATE).is_some())
     }
 
     /// Returns the camera that a feature of images or pixels becomes, after `at` others.

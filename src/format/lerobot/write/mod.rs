@@ -6,6 +6,7 @@
 
 mod camera_videos;
 mod cameras;
+mod episode_files;
 mod episode_table;
 mod features;
 mod frame_statistics;

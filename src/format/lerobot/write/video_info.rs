@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::camera_videos::CameraVideos;
-use super::cameras::Camera;
+use super::cameras::{Camera, RATE};
 use super::metadata::whole_if_possible;
 use super::plan::Plan;
 use crate::error::{Error, Result};
@@ -72,11 +72,15 @@ fn entry(
         .and_then(Value::as_object)
         .cloned()
         .unwrap_or_default();
+    if let Some(rate) = videos.rate {
+        info.insert(RATE.to_owned(), whole_if_possible(rate));
+    }
     if videos.encoded > 0 {
         let is_mixed = videos.encoded < videos.episodes.len();
         let own = [
             ("video.codec", json!(encoding.codec.name())),
             ("video.pix_fmt", json!("yuv420p")),
+            (RATE, whole_if_possible(fps)),
         ];
         for (name, value) in own {
             if !is_mixed {
@@ -98,8 +102,8 @@ fn entry(
             info.insert("has_audio".to_owned(), json!(false));
         }
     }
-    if videos.encoded == videos.episodes.len() || !info.contains_key("video.fps") {
-        info.insert("video.fps".to_owned(), whole_if_possible(fps));
+    if videos.encoded == 0 {
+        info.entry(RATE).or_insert_with(|| whole_if_possible(fps));
     }
     if camera.depth {
         let is_marked = ["is_depth_map", "video.is_depth_map", "is_depth"]

@@ -3,25 +3,24 @@
 //! Where the frames of an episode follow one another in a file, the file itself becomes part of the
 //! output. All other frames are decoded and encoded, one at a time.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use arrow::array::{Array, AsArray, Float64Array, StringArray};
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float64Type, UInt8Type};
 use serde_json::{Map, Value};
 
 use super::camera_videos::{CameraVideos, EpisodeVideo};
 use super::cameras::{Camera, CameraFrames};
+use super::episode_files::{EpisodeFiles, Rows};
 use super::features::{Feature, Origin};
 use super::frame_statistics::{Sample, Stated};
 use super::source_infos::source_infos;
 use super::stats::Summary;
 use crate::dataset::schema::trajectory;
-use crate::dataset::store;
 use crate::error::{Error, Result};
 use crate::format::lerobot::{CHUNK, VIDEO_MIB, Version};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
-use crate::video::{self, Encoder, Encoding, Extent, Frames, Run, Video, VideoFiles};
+use crate::video::{self, Encoder, Encoding, Frames, Video};
 
 /// Writes the videos of every camera into the dataset at `root`, with `fps` frames per second.
 ///
@@ -48,14 +47,15 @@ pub(crate) fn write_videos(
         let writer = CameraWriter {
             outgoing,
             camera,
-            root,
-            version,
             fps,
-            files: options.videos.unwrap_or_default(),
             encoding: options.encoding(),
-            linked: HashMap::new(),
-            per_episode,
-            count: 0,
+            files: EpisodeFiles::new(
+                outgoing,
+                (camera, fps),
+                (root, version),
+                options.videos.unwrap_or_default(),
+                per_episode,
+            ),
             open: None,
             decoder: None,
             rgb: Vec::new(),
@@ -63,6 +63,7 @@ pub(crate) fn write_videos(
                 episodes: Vec::new(),
                 encoded: 0,
                 size: None,
+                rate: None,
             },
         };
         let videos = writer.write()?;
@@ -87,17 +88,9 @@ pub(crate) fn write_videos(
 struct CameraWriter<'a> {
     outgoing: &'a OutgoingDataset<'a>,
     camera: &'a Camera,
-    root: &'a Path,
-    version: Version,
     fps: f64,
-    files: VideoFiles,
     encoding: Encoding,
-    /// The numbers of the files that are part of the output, by the paths of references.
-    linked: HashMap<String, u64>,
-    /// Whether every source has a file for each episode.
-    per_episode: bool,
-    /// The number of files so far, in v3.0.
-    count: u64,
+    files: EpisodeFiles<'a>,
     /// The video that is being encoded, and the number of its file.
     open: Option<(u64, Encoder)>,
     /// The video that is being decoded, and its path in references.
@@ -105,32 +98,6 @@ struct CameraWriter<'a> {
     /// The frame that was decoded last.
     rgb: Vec<u8>,
     videos: CameraVideos,
-}
-
-/// The frames of an episode: their files and times.
-struct Rows<'a> {
-    paths: &'a StringArray,
-    times: &'a Float64Array,
-    /// The most seconds by which the time of a frame may differ.
-    tolerance: f64,
-}
-
-impl Rows<'_> {
-    /// Returns the run that the frames are, if they follow one another in one file.
-    fn run(&self, fps: f64) -> Option<Run> {
-        let tolerance = self.tolerance;
-        let (path, from) = (self.paths.value(0), self.times.value(0));
-        let follows = (0..self.times.len()).all(|row| {
-            let due = from + row as f64 / fps;
-            self.paths.value(row) == path && (self.times.value(row) - due).abs() < tolerance
-        });
-        follows.then_some(Run {
-            from: if from.abs() < tolerance { 0.0 } else { from },
-            frames: self.times.len() as u64,
-            fps,
-            tolerance,
-        })
-    }
 }
 
 impl CameraWriter<'_> {
@@ -155,6 +122,7 @@ impl CameraWriter<'_> {
         if let Some((_, encoder)) = self.open.take() {
             encoder.finish()?;
         }
+        self.videos.rate = self.files.rate;
         Ok(self.videos)
     }
 
@@ -191,15 +159,15 @@ impl CameraWriter<'_> {
             tolerance,
         };
         let stated = Stated::of(trajectory, [&self.camera.name, &self.camera.column]);
-        let run = rows.run(self.fps);
+        let kept = self.files.kept(&rows)?;
         let is_whole = stated
             .as_ref()
-            .is_some_and(|stated| run.is_some() && stated.frames == length as u64);
-        let kept = match &run {
-            Some(run) if self.files != VideoFiles::Reencode => {
-                self.keep(rows.paths.value(0), run, is_whole)?
-            }
-            _ => None,
+            .is_some_and(|stated| kept.is_some() && stated.frames == length as u64);
+        let kept = match kept {
+            Some(kept) => self
+                .files
+                .keep(self.videos.episodes.len() as u64, &kept, is_whole)?,
+            None => None,
         };
         let carried = stated
             .filter(|_| is_whole)
@@ -222,76 +190,6 @@ impl CameraWriter<'_> {
                 Ok(episode)
             }
         }
-    }
-
-    /// Makes the file of a run part of the output, or cuts the run out of it. Returns where it is,
-    /// without statistics; `None` if the frames have to be encoded.
-    fn keep(&mut self, path: &str, run: &Run, is_whole: bool) -> Result<Option<EpisodeVideo>> {
-        let at = |file: (u64, u64), from: f64| EpisodeVideo {
-            file,
-            span: (from, from + run.frames as f64 / run.fps),
-            summary: None,
-        };
-        if self.version == Version::V30 {
-            let number = match self.linked.get(path) {
-                Some(number) => *number,
-                None => {
-                    let number = self.next_file();
-                    self.place(path, &self.file(number))?;
-                    self.linked.insert(path.to_owned(), number);
-                    number
-                }
-            };
-            return Ok(Some(at((number / CHUNK, number % CHUNK), run.from)));
-        }
-        let to = self.file(self.videos.episodes.len() as u64);
-        let from = self.outgoing.video(path)?;
-        let is_own = self.per_episode && is_whole && run.from == 0.0;
-        let extent = if is_own && video::version().is_err() {
-            Extent::Whole
-        } else {
-            video::extent(&from, run)?
-        };
-        match extent {
-            Extent::Whole => self.place(path, &to)?,
-            Extent::Cut => {
-                self.outgoing.verified_video(path)?;
-                create_folder(&to)?;
-                video::cut(&from, &to, run)?;
-            }
-            Extent::Unaligned => return Ok(None),
-        }
-        Ok(Some(at((0, 0), 0.0)))
-    }
-
-    /// Links or copies the file that references name by `path` to `to`.
-    fn place(&self, path: &str, to: &Path) -> Result<()> {
-        create_folder(to)?;
-        let from = self.outgoing.video(path)?;
-        match self.files {
-            VideoFiles::Copy => store::copy(&from, to),
-            VideoFiles::Link | VideoFiles::Reencode => store::link_or_copy(&from, to),
-        }
-    }
-
-    /// Returns the number of the next file of v3.0.
-    fn next_file(&mut self) -> u64 {
-        self.count += 1;
-        self.count - 1
-    }
-
-    /// Returns the path of a file by its number, which is that of the episode in v2.1.
-    fn file(&self, number: u64) -> PathBuf {
-        let (chunk, key) = (number / CHUNK, &self.camera.name);
-        self.root.join(match self.version {
-            Version::V30 => {
-                format!(
-                    "videos/{key}/chunk-{chunk:03}/file-{:03}.mp4",
-                    number % CHUNK
-                )
-            }
-            Version::V21 => format!("videos/chunk-{chunk:03}/{key}/episode_{number:06}.mp4"),
-        })
     }
 
     /// Decodes the frame of a row.
@@ -408,12 +306,7 @@ impl CameraWriter<'_> {
             }
             encoder.finish()?;
         }
-        let number = match self.version {
-            Version::V30 => self.next_file(),
-            Version::V21 => self.videos.episodes.len() as u64,
-        };
-        let path = self.file(number);
-        create_folder(&path)?;
+        let (number, path) = self.files.begin(self.videos.episodes.len() as u64)?;
         let encoder = Encoder::create(&path, size, self.fps, &self.encoding)?;
         self.open = Some((number, encoder));
         Ok(())
@@ -428,7 +321,7 @@ impl CameraWriter<'_> {
             seconds(episode.first),
             seconds(episode.first + episode.frames),
         );
-        if self.version == Version::V21
+        if !self.files.are_shared()
             && let Some((_, encoder)) = self.open.take()
         {
             encoder.finish()?;
@@ -486,9 +379,4 @@ impl Encoded {
         }
         Ok(())
     }
-}
-
-/// Creates the folder of a file.
-fn create_folder(file: &Path) -> Result<()> {
-    file.parent().map_or(Ok(()), store::create_dir)
 }

@@ -8,7 +8,7 @@ use super::fill;
 use crate::container::arrays::{ArrayLayout, ArrayReader, StoredArray, decode};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
-use crate::transfer::read::arrays::{names, squeeze};
+use crate::transfer::read::arrays::{is_role, names, squeeze};
 
 /// What an array of boundaries holds.
 #[derive(Clone, Copy, PartialEq)]
@@ -102,6 +102,12 @@ pub(crate) fn is_marker(name: &str) -> bool {
         || fill::is_fill(name)
         || name.starts_with("trajmill/")
         || name.starts_with("metadata/")
+}
+
+/// Whether an array of this name is not an ordinary column: it is a part of trajectories, or tells
+/// where they end.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    is_role(name) || names::NEXT_OBSERVATION.contains(&name) || is_marker(name)
 }
 
 /// Removes the arrays of boundaries from `arrays`, and returns them as flags that are set on the

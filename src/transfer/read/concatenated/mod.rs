@@ -19,10 +19,10 @@ use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use serde_json::{Map, Value};
 
-pub(crate) use self::boundaries::{at_rows, is_boundary, is_marker};
+pub(crate) use self::boundaries::{at_rows, is_boundary, is_marker, is_reserved};
 use self::ends::{EndFlags, Ends, Scan};
 use super::arrays::{Last, column, flags};
-use super::gaps::{gaps, unmarked};
+use super::gaps::{self, gaps, unmarked};
 use super::per_trajectory::lengthened;
 use super::{IncomingTrajectory, Options, Source};
 use crate::container::arrays::StoredArray;
@@ -40,6 +40,8 @@ pub(crate) struct Concatenated {
     schema: SchemaRef,
     observation: StoredArray,
     next_observation: Option<StoredArray>,
+    /// The type of fewer digits, if observations and next observations have different ones.
+    narrow: Option<DataType>,
     action: Option<StoredArray>,
     reward: Option<StoredArray>,
     extras: Vec<StoredArray>,
@@ -147,6 +149,7 @@ impl Concatenated {
     /// Skips the next row of every array: a trajectory of one row.
     fn skip_row(&mut self) -> Result<()> {
         let arrays = std::iter::once(&mut self.observation)
+            .chain(&mut self.next_observation)
             .chain(&mut self.action)
             .chain(&mut self.reward);
         for array in arrays
@@ -172,7 +175,7 @@ impl Concatenated {
             return Ok(VecDeque::from([Part { scan, observation }]));
         };
         let next = column(next, &field, rows, Last::None)?;
-        let mut ends = gaps(&observation, &next)?;
+        let mut ends = gaps(&observation, &next, self.narrow.as_ref())?;
         if let Some(row) = ends.first().copied()
             && !(self.split_on_gaps && self.envelope.is_none())
         {
@@ -238,19 +241,21 @@ impl Concatenated {
             let (Ok(observation), Ok(next)) = (observation, next) else {
                 break;
             };
-            count += gaps(&observation, &next).map_or(0, |gaps| gaps.len());
+            count += gaps(&observation, &next, self.narrow.as_ref()).map_or(0, |gaps| gaps.len());
             self.read += rows;
         }
         count
     }
 
     /// Verifies that the ids of the next trajectory, which extra array number `at` holds, are all
-    /// the same, and not those of the trajectory before.
+    /// the same, and not those of the trajectory before. In an export of trajmill, whose envelope
+    /// tells where trajectories end, such an array is a column like any other.
     fn verify_ids(&mut self, at: usize, values: &ArrayRef, rows: u64) -> Result<()> {
         let layout = &self.extras[at].layout;
         let is_id = boundaries::IDS.contains(&layout.name.as_str())
             && layout.element.is_integer()
-            && layout.width() == 1;
+            && layout.width() == 1
+            && self.envelope.is_none();
         if !is_id {
             return Ok(());
         }
@@ -366,8 +371,13 @@ impl Concatenated {
         let mut fields = self.schema.fields().iter();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
         if let Some(field) = fields.next() {
-            columns
-                .push(column(&mut self.observation, field, rows, Last::None)?.slice(0, kept_rows));
+            let observation = column(&mut self.observation, field, rows, Last::None)?;
+            if let Some(next) = &mut self.next_observation {
+                let values = column(next, field, rows, Last::None)?.slice(0, length);
+                let (own, following) = (&self.observation.layout.name, &next.layout.name);
+                gaps::verify(&observation, &values, own, following, self.narrow.as_ref())?;
+            }
+            columns.push(observation.slice(0, kept_rows));
         }
         for array in [&mut self.action, &mut self.reward].into_iter().flatten() {
             if let Some(field) = fields.next() {

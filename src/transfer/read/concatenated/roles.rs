@@ -9,16 +9,18 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::ends::{EndFlags, Ends};
-use super::{Besides, Concatenated, ENVIRONMENT, boundaries, fill};
+use super::{Besides, Concatenated, ENVIRONMENT, boundaries, fill, is_reserved};
 use crate::container::arrays::{ArrayLayout, StoredArray, decode, field};
 use crate::dataset::Rows;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
+use crate::transfer::read::align::wider;
 use crate::transfer::read::arrays::{
-    Flags, flags, listing, names, same_rows, squeeze, take, with_valid,
+    Flags, flags, listing, names, same_rows, squeeze, take, widened, with_valid,
 };
 use crate::transfer::read::environments::{self, LAYOUT};
+use crate::transfer::read::gaps::narrower;
 use crate::transfer::read::{Axes, Options, free_name, no_effect};
 
 impl Concatenated {
@@ -37,6 +39,11 @@ impl Concatenated {
             mut account,
             envelope,
         } = besides;
+        // A column with the name of an array that tells where trajectories end gets that name when
+        // those arrays are found.
+        if let Some(envelope) = &envelope {
+            envelope.rename(&mut arrays, &|column| !is_reserved(column));
+        }
         let trimmed = fill::trim(&mut arrays, &mut metadata)?;
         let targets = [
             step::OBSERVATION,
@@ -80,12 +87,9 @@ impl Concatenated {
                 .hint("choose one with `--map observation=ARRAY`")
                 .hint(listing(&arrays))
         })?;
-        let next_observation = take(
-            &mut arrays,
-            &Options::default(),
-            "",
-            names::NEXT_OBSERVATION,
-        )?;
+        let own = format!("next_{}", observation.layout.name);
+        let next_names = [names::NEXT_OBSERVATION, &[own.as_str()]].concat();
+        let next_observation = take(&mut arrays, &Options::default(), "", &next_names)?;
         let action = take(&mut arrays, options, step::ACTION, names::ACTION)?;
         let reward = take(&mut arrays, options, step::REWARD, names::REWARD)?
             .map(single)
@@ -100,7 +104,11 @@ impl Concatenated {
             .map(single)
             .transpose()?;
         let mut start = start;
-        let stated = boundaries::take(&mut arrays, observation.layout.rows)?;
+        // In an export of trajmill, an array of such a name is a column.
+        let stated = match &envelope {
+            Some(_) => Vec::new(),
+            None => boundaries::take(&mut arrays, observation.layout.rows)?,
+        };
         if terminated.is_none() && truncated.is_none() && start.is_none() && stated.is_empty() {
             start = boundaries::starts_from_ids(&mut arrays, observation.layout.rows);
         }
@@ -182,13 +190,12 @@ impl Concatenated {
         for array in [&action, &reward, &next_observation].into_iter().flatten() {
             same_rows(array, steps, &reason)?;
         }
-        let same = |a: &ArrayLayout, b: &ArrayLayout| {
-            a.row == b.row && a.element == b.element && a.swap == b.swap
-        };
-        if let Some(next) = next_observation
-            .as_ref()
-            .filter(|next| !same(&next.layout, &observation.layout))
-        {
+        let wide = next_observation.as_ref().and_then(|next| {
+            let same = next.layout.row == observation.layout.row;
+            let wide = wider(&next.layout.element, &observation.layout.element);
+            wide.filter(|_| same)
+        });
+        if let Some(next) = next_observation.as_ref().filter(|_| wide.is_none()) {
             let describe = |layout: &ArrayLayout| {
                 format!("`{}` is {} of {}", layout.name, layout.shape(), layout.kind)
             };
@@ -197,13 +204,31 @@ impl Concatenated {
                 describe(&next.layout),
                 describe(&observation.layout)
             ))
-            .hint("the observations before and after the steps must have one shape and type"));
+            .hint(format!(
+                "the observations before and after the steps must have one shape, and types of \
+                 which one holds the values of the other; `--skip {}` reads the file without it",
+                next.layout.name
+            )));
         }
-        let (extras, ignored): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|array| {
+        let types = next_observation
+            .as_ref()
+            .map(|next| (&next.layout.element, &observation.layout.element));
+        let narrow = types.and_then(|(next, own)| narrower(next, own));
+        let (observation, next_observation) = match wide {
+            Some(wide) => (
+                widened(observation, &wide),
+                next_observation.map(|next| widened(next, &wide)),
+            ),
+            None => (observation, next_observation),
+        };
+        let (mut extras, ignored): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|array| {
             array.layout.rows == steps
                 && array.layout.element != DataType::Null
                 && array.layout.width() > 0
         });
+        if let Some(envelope) = &envelope {
+            envelope.rename(&mut extras, &|_| true);
+        }
         for array in &ignored {
             let layout = &array.layout;
             let what = format!(
@@ -293,6 +318,7 @@ impl Concatenated {
             schema,
             observation,
             next_observation,
+            narrow,
             action,
             reward,
             extras,

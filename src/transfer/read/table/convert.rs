@@ -16,6 +16,7 @@ use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::admit::admitted;
 use crate::transfer::read::align::wider;
+use crate::transfer::read::gaps::narrower;
 use crate::transfer::read::{free_name, parts};
 
 /// Converts the rows of a table to rows of steps.
@@ -25,6 +26,8 @@ pub(crate) struct Table {
     left_out: Vec<LeftOut>,
     /// The columns of steps without `trajectory_id` and `step`.
     pub(crate) schema: SchemaRef,
+    /// The type of fewer digits, if observations and next observations have different ones.
+    pub(crate) narrow: Option<DataType>,
 }
 
 /// The flags of the rows of a table.
@@ -117,26 +120,36 @@ impl Table {
             }
             Ok(vector_field(target, data_type, 1, nullable, field))
         };
+        let mut observation = vector(step::OBSERVATION, &roles.observation, false)?;
+        let mut narrow = None;
         if let Some(next) = &roles.next_observation {
-            let kinds = |columns: &Columns| {
-                columns
-                    .iter()
-                    .map(|name| Ok(column(name)?.data_type()))
-                    .collect::<Result<Vec<_>>>()
+            let is_empty = |name: &String| match column(name) {
+                Ok(field) => is_list(field.data_type()) && width(name).is_none(),
+                Err(_) => false,
             };
-            if kinds(next)? != kinds(&roles.observation)? {
+            let following = match next.iter().any(is_empty) {
+                true => observation.clone(),
+                false => vector(step::OBSERVATION, next, false)?,
+            };
+            let (own, other) = (observation.data_type(), following.data_type());
+            let Some(wide) = wider(own, other) else {
                 return Err(Error::failed(format!(
-                    "the type or number of the columns `{}` differs from that of `{}`",
+                    "`{}` is {}, but `{}` is {}",
                     next.join("`, `"),
-                    roles.observation.join("`, `")
+                    type_name(other),
+                    roles.observation.join("`, `"),
+                    type_name(own)
                 ))
                 .hint(
-                    "the observations before and after a step have the same type: \
-                     choose others with `--map next_observation=COLUMN`",
+                    "the observations before and after a step have one width, and types of which \
+                     one holds the values of the other: choose others with \
+                     `--map next_observation=COLUMN`, or leave the column out with `--skip`",
                 ));
-            }
+            };
+            narrow = narrower(own, other);
+            observation = observation.with_data_type(wide);
         }
-        let mut fields = vec![vector(step::OBSERVATION, &roles.observation, false)?];
+        let mut fields = vec![observation];
         if let Some(action) = &roles.action {
             fields.push(vector(step::ACTION, action, true)?);
         }
@@ -204,6 +217,7 @@ impl Table {
         Ok(Table {
             roles,
             schema: Arc::new(Schema::new(fields)),
+            narrow,
             left_out: left_out.left_out,
         })
     }

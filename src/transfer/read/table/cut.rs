@@ -238,16 +238,17 @@ impl Cutter {
             return Ok(());
         };
         let observation = steps.column(0);
+        let narrow = self.table.narrow.as_ref();
         let ended = |row: usize| flags.terminated[row] || flags.truncated[row];
         let mut begins = Vec::new();
         if let Some(before) = self.pending.next_observation.as_ref()
             && !self.pending.ended
             && !flags.is_final[0]
-            && differ(before, &observation.slice(0, 1))?
+            && differ(before, &observation.slice(0, 1), narrow)?
         {
             begins.push(0);
         }
-        let within = gaps(observation, &next)?.into_iter();
+        let within = gaps(observation, &next, narrow)?.into_iter();
         begins.extend(
             within
                 .filter(|row| !ended(*row) && !flags.is_final[row + 1])

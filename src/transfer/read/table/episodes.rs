@@ -116,7 +116,8 @@ impl Episodes {
         let next = self.table.following(&exploded, &place)?;
         if let Some(next) = &next {
             let (following, own) = self.table.observation_names();
-            gaps::verify(converted.column(0), next, &own, &following)?;
+            let narrow = self.table.narrow.as_ref();
+            gaps::verify(converted.column(0), next, &own, &following, narrow)?;
         }
         let last = next.and_then(|next| Some(next.slice(rows.checked_sub(1)?, 1)));
         if let Some(last) = last.filter(|last| !is_final && last.is_valid(0)) {

@@ -1,11 +1,12 @@
 //! Finds out what the columns of a table mean, from the options and from their names.
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::Schema;
 
-use super::values::is_list;
+use super::values::{element, is_list};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::Options;
+use crate::transfer::read::align::wider;
 use crate::transfer::read::pattern::{glob, natural};
 
 /// The observation after each step. After the last step of a trajectory it is the final
@@ -164,25 +165,33 @@ impl Roles {
         let mut single = || singles.next().flatten();
         let (trajectory, step, reward, terminated, truncated, is_final) =
             (single(), single(), single(), single(), single(), single());
-        // If final observations have rows of their own, or if the type differs from that of
-        // observations, a column with this name has no fixed meaning.
-        let kind = |columns: &Columns| {
-            columns
-                .first()
-                .and_then(|name| table.field_with_name(name).ok())
-                .map(Field::data_type)
-        };
         let named = options
             .map
             .iter()
             .any(|(target, _)| target == NEXT_OBSERVATION);
-        if !named
-            && (is_final.is_some()
-                || next_observation
-                    .as_ref()
-                    .is_some_and(|next| kind(next) != kind(&observation)))
-        {
-            next_observation = None;
+        if next_observation.is_none() {
+            let next = observation.iter().map(|name| format!("next_{name}"));
+            let next = next.collect::<Columns>();
+            let is_column = |name: &String| table.field_with_name(name).is_ok();
+            next_observation = Some(next).filter(|next| next.iter().all(is_column));
+        }
+        // If final observations have rows of their own, or if the type can't be that of
+        // observations, a column with this name has no fixed meaning.
+        let kind = |columns: &Columns| {
+            let name = columns.first()?;
+            Some(table.field_with_name(name).ok()?.data_type().clone())
+        };
+        let comparable = |next: &Columns| match (kind(next), kind(&observation)) {
+            (Some(a), Some(b)) if a == b => true,
+            (Some(a), Some(b)) if is_list(&a) == is_list(&b) => {
+                let (a, b) = (element(&a).unwrap_or(&a), element(&b).unwrap_or(&b));
+                wider(a, b).is_some()
+            }
+            _ => false,
+        };
+        let is_next = |next: &Columns| is_final.is_none() && comparable(next);
+        if !named {
+            next_observation = next_observation.filter(is_next);
         }
         let extras = Vec::new();
         let environment = match &options.environment {
@@ -288,6 +297,7 @@ impl Roles {
             .observation
             .iter()
             .chain(self.action.iter().flatten())
+            .chain(self.next_observation.iter().flatten())
             .chain(&self.reward);
         (
             vectors.filter(list).cloned().collect(),

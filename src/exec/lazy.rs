@@ -79,8 +79,8 @@ impl Lazy {
         Schema::new(steps.fields().iter().map(known).collect::<Vec<_>>())
     }
 
-    /// Returns the columns that `phase` writes: an intermediate keeps references in place of frames,
-    /// unless they would be relative to different folders.
+    /// Returns the columns that `phase` writes: an intermediate keeps references in place of
+    /// frames, unless they would be relative to different folders.
     pub(super) fn written(&self, phase: &Phase, sources: &[Dataset]) -> SchemaRef {
         let refers = matches!(phase.sink, Sink::Intermediate { .. }) && !self.is_empty();
         if refers && following(sources).is_some() {
@@ -146,8 +146,8 @@ impl Lazy {
     }
 }
 
-/// Returns the source whose decoder and folder of videos also serve a dataset that was made from all
-/// `sources`; `None` if there is no such source.
+/// Returns the source whose decoder and folder of videos also serve a dataset that was made from
+/// all `sources`; `None` if there is no such source.
 fn following(sources: &[Dataset]) -> Option<&Dataset> {
     let apart = sources.len() > 1 && sources.iter().any(|source| source.video_root.is_some());
     sources.first().filter(|_| !apart)

@@ -3,7 +3,8 @@
 //! All threads do the same: if the next batch has its frames, a thread works on it, and otherwise
 //! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
 //! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
-//! decoded at once: those of several files, or parts of one file whose key frames are close together.
+//! decoded at once: those of several files, or parts of one file whose key frames are close
+//! together.
 //! A frame is decoded only if it lies in a window of bounded size that begins with
 //! the first frame that the next batch needs, so memory is bounded, and the run that the next batch
 //! waits for can always go on.
@@ -78,7 +79,8 @@ struct Decoded {
     /// Runs that are not finished, in order.
     runs: VecDeque<Run>,
     /// The readers of runs that are finished, of files that other runs read.
-    idle: Vec<Box<dyn FrameReader>>,
+    /// A reader is of one source.
+    idle: Vec<(usize, Box<dyn FrameReader>)>,
     /// The frames from `first` on; `None` where one is not decoded yet.
     frames: VecDeque<Option<Frame>>,
     first: usize,
@@ -156,7 +158,7 @@ impl Frames for Pull {
             return Err(error);
         }
         let mut idle = state.feeds.into_iter().flat_map(|feed| feed.idle);
-        idle.try_for_each(|mut reader| reader.finish())
+        idle.try_for_each(|(_, mut reader)| reader.finish())
     }
 }
 
@@ -275,7 +277,10 @@ impl Shared<'_> {
         let run = &mut feed.runs[at];
         run.busy = true;
         let frames = run.next..run.frames.end.min(run.next + TURN).min(end);
-        match run.reader.take().or_else(|| feed.idle.pop()) {
+        let source = self.feeds[index].places[run.next].source;
+        let known = feed.idle.iter().position(|(of, _)| *of == source);
+        let idle = || known.map(|at| feed.idle.remove(at).1);
+        match run.reader.take().or_else(idle) {
             Some(reader) => Turn::Decode(index, frames, reader),
             None => Turn::Open(index, frames, run.threads),
         }
@@ -411,7 +416,7 @@ impl Decoded {
                 .get(next)
                 .is_some_and(|place| place.path == places[next - 1].path)
             {
-                self.idle.push(reader);
+                self.idle.push((places[next - 1].source, reader));
             }
             return;
         }

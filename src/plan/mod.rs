@@ -17,6 +17,7 @@ mod phases;
 mod resolve;
 mod sources;
 mod union;
+mod unite;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use super::late_frames::{LateFrames, by_reference};
+use super::unite::unite;
 use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
@@ -26,7 +27,7 @@ use crate::video::{self, Frames, Videos, refers};
 const OWN: &str = "trajmill";
 
 /// What an import reads.
-enum From {
+pub(super) enum From {
     /// A foreign dataset, and how to read it.
     Format(&'static Format, Options),
     /// A trajmill dataset whose columns change, and the task of its steps if it is set.
@@ -43,7 +44,7 @@ pub(crate) struct SourceToImport {
     pub path: PathBuf,
     from: From,
     /// The frames that take the place of references once they are imported.
-    frames: Option<LateFrames>,
+    pub(super) frames: Option<LateFrames>,
     /// How the imported dataset gets the videos that its rows refer to.
     pub videos: Videos,
     /// The number of bad trajectories that may be set aside without a failing exit code.
@@ -51,9 +52,9 @@ pub(crate) struct SourceToImport {
     /// The columns to rename, as (old, new).
     names: Vec<(String, String)>,
     /// The columns of steps that come out.
-    steps: SchemaRef,
+    pub(super) steps: SchemaRef,
     /// The columns of trajectories that come out.
-    about: SchemaRef,
+    pub(super) about: SchemaRef,
     /// The columns of steps that other sources have and this one lacks. They come out as null.
     pub absent: Vec<String>,
     /// The columns of steps that get another type, so that it holds the values of all sources: the
@@ -160,25 +161,17 @@ impl SourceToImport {
 }
 
 /// A source before its columns are compared with those of the others.
-struct Found {
+pub(super) struct Found {
     /// The dataset, if it is trajmill's own.
-    dataset: Option<Dataset>,
-    name: String,
-    import: SourceToImport,
+    pub(super) dataset: Option<Dataset>,
+    pub(super) name: String,
+    pub(super) import: SourceToImport,
     /// How references are imported in place of frames, and the columns that come out. `None` if the
     /// source is imported as it is.
-    by_reference: Option<(From, SchemaRef)>,
+    pub(super) by_reference: Option<(From, SchemaRef)>,
     /// What frames become.
-    frames: Frames,
-    widen: bool,
-}
-
-impl Found {
-    /// Returns the columns of steps, with references in place of frames.
-    fn referred(&self) -> &SchemaRef {
-        let late = self.by_reference.as_ref();
-        late.map_or(&self.import.steps, |(_, steps)| steps)
-    }
+    pub(super) frames: Frames,
+    pub(super) widen: bool,
 }
 
 /// Looks at the sources of `pipeline`: their columns, and which of them to import first. `videos`
@@ -411,40 +404,6 @@ fn adopts(dataset: &Dataset, how: Videos) -> bool {
         && dataset.video_root.is_some()
         && fields().any(|field| refers(field))
         && !fields().any(|field| field.metadata().contains_key(schema::LAZY))
-}
-
-/// Gives all sources the columns of all of them. Returns the first source whose columns contradict
-/// those of the sources before it, and the reason.
-fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
-    let widen = found.iter().any(|source| source.widen);
-    fn members<'a>(
-        found: &'a [Found],
-        steps: impl Fn(&'a Found) -> &'a SchemaRef,
-    ) -> Vec<union::Member<'a>> {
-        let member = |source: &'a Found| union::Member {
-            name: &source.name,
-            path: &source.import.path,
-            own: source.dataset.is_some(),
-            steps: steps(source),
-            about: &source.import.about,
-        };
-        found.iter().map(member).collect()
-    }
-    let (steps, about) = union::of(&members(found, |source| &source.import.steps), widen)?;
-    // Where one source holds frames and another refers to them, all of them decode.
-    let referred = union::of(&members(found, Found::referred), widen);
-    let kind = found.iter().find(|source| source.by_reference.is_some());
-    let late = kind.map(|source| source.frames).zip(referred.ok());
-    let late = late.and_then(|(kind, (referred, _))| LateFrames::of(&steps, referred, kind));
-    for source in found {
-        let import = &mut source.import;
-        import.absent = union::missing(&steps, &import.steps);
-        import.converted = union::converted(&steps, &import.steps);
-        import.steps = Arc::clone(&steps);
-        import.about = Arc::clone(&about);
-        import.frames = late.clone();
-    }
-    Ok(())
 }
 
 /// Returns the dataset to plan with, and the import that makes it unless it exists already.

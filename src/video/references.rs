@@ -156,8 +156,8 @@ fn decoded_of(
 
 /// Returns `dataset`, which was imported from the folder `root`, with decoded frames, or with
 /// references that can be followed. `content` is that of the folder when it was imported; `None` if
-/// it was not hashed. It matters only where the dataset does not own the videos. The columns `known`
-/// are decoded, or all if there are none of them.
+/// it was not hashed. It matters only where the dataset does not own the videos. The columns
+/// `known` are decoded, or all if there are none of them.
 ///
 /// # Errors
 /// Returns the errors of [`decoded`].

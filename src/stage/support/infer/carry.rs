@@ -181,8 +181,8 @@ impl Ensemble {
         }
     }
 
-    /// Runs a recurrent model whose inputs show frames. Each lane of the batch is a feed of its own,
-    /// because its frames follow one another.
+    /// Runs a recurrent model whose inputs show frames. Each lane of the batch is a feed of its
+    /// own, because its frames follow one another.
     fn carry_frames(&self, sessions: Sessions, fed: Fed, carry: &mut Carry) -> Result<()> {
         let steps: Vec<Step> = Steps::new(fed.spans, carry.slots, sessions.batch).collect();
         let lane = |(run, lane): &(Run, usize)| (run.here(), *lane);

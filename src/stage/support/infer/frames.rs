@@ -136,8 +136,9 @@ fn rows_of(members: &[&Shown], spans: &[Span], slots: impl Iterator<Item = Slot>
 /// Works on a batch, given its index and its frames.
 pub(super) type Work<'a> = dyn Fn(usize, &Batch) -> Result<()> + Sync + 'a;
 
-/// Decodes the frames that the inputs show in batches of slots, and calls `work` for each batch when
-/// its frames are there. Every slot comes with its lane, and slots of a lane are in order of rows.
+/// Decodes the frames that the inputs show in batches of slots, and calls `work` for each batch
+/// when its frames are there. Every slot comes with its lane, and slots of a lane are in order of
+/// rows.
 pub(super) fn pull(fed: Fed, batches: &[Vec<(Slot, usize)>], work: &Work) -> Result<()> {
     let block = fed.block;
     let mut shared: Vec<Shared> = Vec::new();

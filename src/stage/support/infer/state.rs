@@ -13,8 +13,8 @@ use crate::stage::Misfit;
 /// block has trajectories.
 const BATCH: usize = 64;
 
-/// The most rows in a batch of a recurrent model that sees frames, because each of them has a decoder
-/// of its own.
+/// The most rows in a batch of a recurrent model that sees frames, because each of them has a
+/// decoder of its own.
 const LANES: usize = 8;
 
 /// The output that a state input takes its values from.

@@ -4,9 +4,8 @@
 //! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
 //! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
 //! decoded at once: those of several files, or parts of one file whose key frames are close
-//! together.
-//! A frame is decoded only if it lies in a window of bounded size that begins with
-//! the first frame that the next batch needs, so memory is bounded, and the run that the next batch
+//! together. A frame is decoded only if it lies in a window of bounded size that begins with the
+//! first frame that the next batch needs, so memory is bounded, and the run that the next batch
 //! waits for can always go on.
 
 use std::collections::VecDeque;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use ffmpeg_next::codec::{self, threading};
 use ffmpeg_next::util::error::{EAGAIN, EINVAL};
-use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, decoder, encoder, filter, format, frame};
 
 use super::demux;
+use super::keys::Keys;
+use super::png;
 use super::rgb::{FrameFormat, Rgb};
 use crate::dataset::frames::Picture;
 use crate::error::{Error, Result};
@@ -21,8 +22,8 @@ use crate::video::{Frames, TOLERANCE};
 /// The most pixels of a frame: those of 8K video. A file may claim more than memory can hold.
 const MOST_PIXELS: &str = "33554432";
 
-/// The most seconds ahead up to which decoding is assumed to be faster than seeking, in a file whose
-/// key frames are not known.
+/// The most seconds ahead up to which decoding is assumed to be faster than seeking. In a file whose
+/// key frames are closer together, seeking is faster earlier.
 const NEAR: f64 = 2.0;
 
 /// Returns the name of the decoder, with the versions that pixels may depend on.
@@ -64,28 +65,6 @@ pub(crate) struct Video {
     keys: Keys,
     rgb: Option<Rgb>,
     png: Option<encoder::Video>,
-}
-
-/// The key frames that were read.
-#[derive(Debug, Clone, Copy, Default)]
-struct Keys {
-    /// The time of the last one, in seconds, since the last seek.
-    last: Option<f64>,
-    /// The longest time between two of them, in seconds.
-    gap: Option<f64>,
-}
-
-impl Keys {
-    /// Takes note of a packet at `seconds`.
-    fn pass(&mut self, is_key: bool, seconds: f64) {
-        let since = self.last.map(|last| seconds - last);
-        if let Some(since) = since.filter(|_| is_key || self.gap.is_some()) {
-            self.gap = Some(self.gap.map_or(since, |gap| gap.max(since)));
-        }
-        if is_key {
-            self.last = Some(seconds);
-        }
-    }
 }
 
 /// A decoded frame.
@@ -218,7 +197,7 @@ impl Video {
         let path = self.path.clone();
         let (picture, png) = self.found(seconds, tolerance)?;
         if frames == Frames::Png {
-            return encode(png, picture, out)
+            return png::encode(png, picture, out)
                 .map_err(|error| cannot_convert(&path, seconds, error));
         }
         let rows = shown(picture).rows();
@@ -499,31 +478,4 @@ fn cannot_convert(path: &Path, seconds: f64, error: ffmpeg_next::Error) -> Error
         path.display()
     ))
     .hint("re-encode the video as yuv420p")
-}
-
-/// Appends a picture as a PNG file.
-fn encode(
-    encoder: &mut Option<encoder::Video>,
-    picture: &frame::Video,
-    out: &mut Vec<u8>,
-) -> Result<(), ffmpeg_next::Error> {
-    let size = (picture.width(), picture.height());
-    let png = match encoder.take() {
-        Some(png) if (png.width(), png.height()) == size => encoder.insert(png),
-        _ => {
-            let codec = encoder::find(codec::Id::PNG).ok_or(ffmpeg_next::Error::EncoderNotFound)?;
-            let mut png = codec::Context::new_with_codec(codec).encoder().video()?;
-            png.set_width(picture.width());
-            png.set_height(picture.height());
-            png.set_format(Pixel::RGB24);
-            png.set_time_base((1, 1_000_000));
-            let options = Dictionary::from_iter([("pred", "mixed")]);
-            encoder.insert(png.open_as_with(codec, options)?)
-        }
-    };
-    let mut packet = Packet::empty();
-    png.send_frame(picture)?;
-    png.receive_packet(&mut packet)?;
-    out.extend_from_slice(packet.data().unwrap_or_default());
-    Ok(())
 }

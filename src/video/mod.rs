@@ -12,8 +12,12 @@ mod demux;
 mod encode;
 #[cfg(feature = "video")]
 mod ffmpeg;
+#[cfg(feature = "video")]
+mod keys;
 mod output;
 mod pictures;
+#[cfg(feature = "video")]
+mod png;
 #[cfg(feature = "video")]
 mod probe;
 #[cfg(feature = "video")]

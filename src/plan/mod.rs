@@ -16,6 +16,7 @@ mod paths;
 mod phases;
 mod resolve;
 mod sources;
+mod to_import;
 mod union;
 mod unite;
 
@@ -31,7 +32,7 @@ use crate::train;
 
 pub(crate) use fingerprint::Fingerprint;
 pub(crate) use resolve::resolve;
-pub(crate) use sources::SourceToImport;
+pub(crate) use to_import::SourceToImport;
 
 /// A pipeline bound to its data.
 pub(crate) struct Plan {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use super::late_frames::LateFrames;
-use super::sources::Found;
+use super::to_import::Found;
 use super::union;
 use crate::error::Error;
 

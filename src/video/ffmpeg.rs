@@ -22,8 +22,8 @@ use crate::video::{Frames, TOLERANCE};
 /// The most pixels of a frame: those of 8K video. A file may claim more than memory can hold.
 const MOST_PIXELS: &str = "33554432";
 
-/// The most seconds ahead up to which decoding is assumed to be faster than seeking. In a file whose
-/// key frames are closer together, seeking is faster earlier.
+/// The most seconds ahead up to which decoding is assumed to be faster than seeking. In a file
+/// whose key frames are closer together, seeking is faster earlier.
 const NEAR: f64 = 2.0;
 
 /// Returns the name of the decoder, with the versions that pixels may depend on.

@@ -53,6 +53,10 @@ impl Video {
         match self.0 {}
     }
 
+    pub(crate) fn key_gap(&self) -> Option<f64> {
+        match self.0 {}
+    }
+
     pub(crate) fn picture(&mut self, _: f64, _: f64) -> Result<Picture<'_>> {
         match self.0 {}
     }

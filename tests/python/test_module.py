@@ -324,11 +324,14 @@ def test_types_are_strict(tmp_path):
 # ---- commands for newcomers
 
 
-SEEDS = sorted(
-    path.relative_to(oracle.SEEDS).as_posix()
-    for path in oracle.SEEDS.glob("*/*")
-    if path.name != "README.md"
-)
+SEEDS = [
+    pytest.param(seed, marks=pytest.mark.video if seed.startswith("videofolder/") else ())
+    for seed in sorted(
+        path.relative_to(oracle.SEEDS).as_posix()
+        for path in oracle.SEEDS.glob("*/*")
+        if path.name != "README.md"
+    )
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -62,6 +62,7 @@ pub(crate) fn differ(
     narrow: Option<&DataType>,
 ) -> Result<bool> {
     Ok(next.is_valid(0)
+        && following.is_valid(0)
         && next.to_data() != following.to_data()
         && !same_numbers(next, following, narrow)?)
 }

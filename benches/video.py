@@ -139,7 +139,7 @@ def label(bench):
                 if model == "resnet" and size == "640x480":
                     length = 40
                 corpus = bench.corpus(size, codec, episodes, length)
-                file, batch = bench.models / f"{model}-{size}.onnx", "8"
+                file, batch = bench.models / f"{model}-{size}.onnx", "2"
                 task = f"{size} {codec} {model}"
                 more = ["--model", file, "--batch", batch]
                 runs |= bench.compare(

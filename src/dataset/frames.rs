@@ -57,6 +57,13 @@ pub struct Place {
     pub trajectory: i64,
 }
 
+impl Place {
+    /// Whether the frame of `other` is in the same file.
+    pub(crate) fn is_in_file_of(&self, other: &Place) -> bool {
+        (self.source, &self.path) == (other.source, &other.path)
+    }
+}
+
 /// Reads frames, fastest in the order of their times.
 pub trait FrameReader: Send {
     /// Returns the frame at `place`.

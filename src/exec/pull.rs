@@ -68,8 +68,10 @@ struct Run {
     next: usize,
     /// Whether a thread decodes it now.
     busy: bool,
-    /// The number of threads of its decoder. A run with one thread is not cut into parts.
+    /// The number of threads of its decoder.
     threads: usize,
+    /// Whether it was not cut into parts.
+    is_whole: bool,
     reader: Option<Box<dyn FrameReader>>,
 }
 
@@ -77,8 +79,7 @@ struct Run {
 struct Decoded {
     /// Runs that are not finished, in order.
     runs: VecDeque<Run>,
-    /// The readers of runs that are finished, of files that other runs read.
-    /// A reader is of one source.
+    /// Readers with one thread whose part of a file is finished, each with its source.
     idle: Vec<(usize, Box<dyn FrameReader>)>,
     /// The frames from `first` on; `None` where one is not decoded yet.
     frames: VecDeque<Option<Frame>>,
@@ -168,8 +169,7 @@ fn runs(places: &[Place]) -> VecDeque<Run> {
     for at in 1..=places.len() {
         let goes_on = places.get(at).is_some_and(|place| {
             let before = &places[at - 1];
-            (place.source, &place.path) == (before.source, &before.path)
-                && place.seconds >= before.seconds
+            place.is_in_file_of(before) && place.seconds >= before.seconds
         });
         if !goes_on {
             runs.push_back(Run {
@@ -177,6 +177,7 @@ fn runs(places: &[Place]) -> VecDeque<Run> {
                 next: start,
                 busy: false,
                 threads: 1,
+                is_whole: true,
                 reader: None,
             });
             start = at;
@@ -277,7 +278,8 @@ impl Shared<'_> {
         run.busy = true;
         let frames = run.next..run.frames.end.min(run.next + TURN).min(end);
         let source = self.feeds[index].places[run.next].source;
-        let known = feed.idle.iter().position(|(of, _)| *of == source);
+        let is_usable = |of: usize| run.threads == 1 && of == source;
+        let known = feed.idle.iter().position(|(of, _)| is_usable(*of));
         let idle = || known.map(|at| feed.idle.remove(at).1);
         match run.reader.take().or_else(idle) {
             Some(reader) => Turn::Decode(index, frames, reader),
@@ -323,7 +325,7 @@ impl Shared<'_> {
                 }
             }
         }
-        let ends = |next: &Place| next.path != feed.places[frames.end - 1].path;
+        let ends = |next: &Place| !next.is_in_file_of(&feed.places[frames.end - 1]);
         if failed.is_some() || feed.places.get(frames.end).is_none_or(ends) {
             // A file that was replaced may have failed for that reason alone.
             failed = reader.finish().err().or(failed);
@@ -410,16 +412,17 @@ impl Decoded {
         let run = &mut self.runs[at];
         (run.next, run.busy) = (next, false);
         if next == run.frames.end {
+            let (last, is_single) = (&places[next - 1], run.threads == 1);
             self.runs.remove(at);
-            if places
+            let goes_on = places
                 .get(next)
-                .is_some_and(|place| place.path == places[next - 1].path)
-            {
-                self.idle.push((places[next - 1].source, reader));
+                .is_some_and(|place| place.is_in_file_of(last));
+            if is_single && goes_on {
+                self.idle.push((last.source, reader));
             }
             return;
         }
-        let gap = reader.key_gap().filter(|_| run.threads > 1);
+        let gap = reader.key_gap().filter(|_| run.is_whole && run.threads > 1);
         run.reader = Some(reader);
         if let Some(gap) = gap {
             self.cut(at, gap, places);
@@ -453,7 +456,7 @@ impl Decoded {
         ends.pop();
         ends.push(end);
         run.frames.end = ends[0];
-        run.threads = 1;
+        run.is_whole = false;
         for (place, frames) in (at + 1..).zip(ends.windows(2).map(|pair| pair[0]..pair[1])) {
             self.runs.insert(
                 place,
@@ -462,6 +465,7 @@ impl Decoded {
                     frames,
                     busy: false,
                     threads: 1,
+                    is_whole: false,
                     reader: None,
                 },
             );
@@ -559,6 +563,16 @@ mod tests {
         }
     }
 
+    /// A feed of the frames at `places`, as they are.
+    fn feed(places: Vec<Place>) -> Feed<'static> {
+        Feed {
+            column: "cam",
+            places,
+            bytes: 3,
+            convert: &|picture| Ok(picture.rgb.to_vec()),
+        }
+    }
+
     /// What a batch of one feed needs.
     fn one(need: Range<usize>) -> Needs {
         std::iter::once(need).collect()
@@ -628,8 +642,7 @@ mod tests {
             threads in 1usize..5, at in 0usize..40, late in 0usize..10,
         ) {
             let places: Vec<Place> = (0..40).map(|at| place("a", at)).collect();
-            let convert = |picture: Picture| Ok(picture.rgb.to_vec());
-            let feeds = [Feed { column: "cam", places, bytes: 3, convert: &convert }];
+            let feeds = [feed(places)];
             let needs: Vec<Needs> =
                 (0..10).map(|batch| one(4 * batch..4 * batch + 4)).collect();
             let fake = Fake { damaged: Some(("a", at as f64)), ..Fake::default() };
@@ -656,13 +669,7 @@ mod tests {
             .iter()
             .flat_map(|name| (0..100).map(move |at| place(name, at)))
             .collect();
-        let convert = |picture: Picture| Ok(picture.rgb.to_vec());
-        let feeds = [Feed {
-            column: "cam",
-            places,
-            bytes: 3,
-            convert: &convert,
-        }];
+        let feeds = [feed(places)];
         let needs: Vec<Needs> = (0..300).map(|at| one(at..at + 1)).collect();
         let fake = Fake::default();
         let decoded = Arc::clone(&fake.decoded);
@@ -675,16 +682,11 @@ mod tests {
             })
             .unwrap();
     }
+
     /// Returns how many readers decode a file of 200 frames, of which `kept` are kept.
     fn readers(key_gap: Option<f64>, kept: usize) -> usize {
         let places: Vec<Place> = (0..200).map(|at| place("a", at)).collect();
-        let convert = |picture: Picture| Ok(picture.rgb.to_vec());
-        let feeds = [Feed {
-            column: "cam",
-            places,
-            bytes: 3,
-            convert: &convert,
-        }];
+        let feeds = [feed(places)];
         let needs: Vec<Needs> = (0..200).map(|at| one(at..at + 1)).collect();
         let fake = Fake {
             key_gap,
@@ -703,7 +705,9 @@ mod tests {
 
     #[test]
     fn a_file_with_many_key_frames_is_read_in_several_places() {
-        assert_eq!(readers(Some(2.0), 100), 2);
+        // The first reader, which has two threads, and those of the parts, one for each thread.
+        let readers_of_parts = readers(Some(2.0), 100);
+        assert!((2..=3).contains(&readers_of_parts), "{readers_of_parts}");
         // Parts of 80 frames do not fit, and nothing is known of the key frames.
         assert_eq!(readers(Some(10.0), 100), 1);
         assert_eq!(readers(None, 100), 1);

@@ -70,8 +70,8 @@ fn decoded_of(
     content: &dyn Fn(&Path) -> Result<SourceContent>,
     known: &[Field],
 ) -> Result<Dataset> {
-    const REMEDY: &str = "set `videos` to the LeRobot dataset that this one was imported from: \
-                          references to videos are relative to it";
+    const REMEDY: &str = "set `videos` (`--videos-from`) to the LeRobot dataset that this one was \
+                          imported from: references to videos are relative to it";
     if let Some(root) = videos
         && !files::is_dir(root)?
     {

@@ -43,6 +43,15 @@ impl Timeline {
             .find(explains)
     }
 
+    /// Whether a frame is nearer to `seconds` than `tolerance`.
+    pub(crate) fn shows(&self, seconds: f64, tolerance: f64) -> bool {
+        let after = self.times.partition_point(|time| *time < seconds);
+        let nearest = self.times[after.saturating_sub(1)..].iter().take(2);
+        nearest
+            .into_iter()
+            .any(|time| (time - seconds).abs() < tolerance)
+    }
+
     /// Returns the longest and the shortest time between two frames, in seconds.
     pub(crate) fn intervals(&self) -> Option<[f64; 2]> {
         let intervals = self.times.windows(2).map(|pair| pair[1] - pair[0]);

@@ -234,6 +234,10 @@ def shifted(tmp_path):
 @pytest.mark.video
 def test_a_constant_offset_is_recognised(shifted, tmp_path):
     refused(tmp_path, shifted, "episode 0", "0.2000 s", "0.0333 s later", "--frames-at index")
+    # References, which no import decodes, are refused too.
+    said = trajmill("import", shifted, tmp_path / "references", code=1).stderr
+    oracle.says(said, ["0.2000 s", "0.0333 s later", "--frames-at index"], "import")
+    check(not (tmp_path / "references").exists(), "nothing is imported")
     found = trajmill("validate", shifted, code=4).stdout
     oracle.says(
         found,

@@ -1,18 +1,16 @@
 //! Decodes the frames of video features into columns.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::Field;
 
 use super::convert::{numbered, timestamps};
-
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::info::{Feature, Info};
 use crate::transfer::read::{FrameOptions, FramesAt, no_effect};
-use crate::video::Frames;
-use crate::video::{self, Pictures, TOLERANCE, Video};
+use crate::video::{self, Frames, Pictures, TOLERANCE, Timeline, Video};
 
 /// The video features of a dataset, each with its open file.
 pub(crate) struct Cameras {
@@ -25,6 +23,8 @@ struct Camera {
     /// Height and width of its frames; `None` if the feature stays a reference.
     size: Option<[usize; 2]>,
     open: Option<Video>,
+    /// The file whose frames were compared with the times of rows last.
+    compared: Option<(PathBuf, Timeline)>,
 }
 
 impl Cameras {
@@ -51,6 +51,7 @@ impl Cameras {
                     .map(|_| Camera {
                         size: None,
                         open: None,
+                        compared: None,
                     })
                     .collect(),
             });
@@ -66,6 +67,7 @@ impl Cameras {
                 return Ok(Camera {
                     size: None,
                     open: None,
+                    compared: None,
                 });
             }
             // A bad video is reported with its episode; any other tells the size of frames.
@@ -79,6 +81,7 @@ impl Cameras {
                         return Ok(Camera {
                             size: Some(video.size()),
                             open: Some(video),
+                            compared: None,
                         });
                     }
                     Err(error) => first = first.or(Some(error)),
@@ -146,6 +149,46 @@ impl Cameras {
         })
     }
 
+    /// Verifies that the video feature number `at` has frames at `times`, in seconds from the
+    /// beginning of the file `path`, for an episode whose times differ from those of its frames by a
+    /// constant. References to other episodes are followed later. A build that cannot read videos
+    /// verifies nothing.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or if a time has no frame.
+    pub(crate) fn verify_offset(
+        &mut self,
+        (info, table): (&Info, &RecordBatch),
+        at: usize,
+        (path, times): (&Path, &Float64Array),
+    ) -> Result<()> {
+        let tolerance = self.tolerance();
+        let offset = self.offset(info, table);
+        let (Some(offset), Some(camera), Ok(_)) =
+            (offset, self.cameras.get_mut(at), video::version())
+        else {
+            return Ok(());
+        };
+        let compared = camera.compared.take().filter(|(known, _)| known == path);
+        let compared = match compared {
+            Some(compared) => compared,
+            None => (path.to_owned(), video::timeline(path)?),
+        };
+        let (_, timeline) = camera.compared.insert(compared);
+        match times
+            .values()
+            .iter()
+            .find(|time| !timeline.shows(**time, tolerance))
+        {
+            None => Ok(()),
+            Some(time) => Err(Error::failed(format!(
+                "{}: there is no frame at {time:.4} s",
+                path.display()
+            ))
+            .hint(offset)),
+        }
+    }
+
     /// Returns the column `name` of decoded frames for video feature number `at`; `None` if the
     /// feature stays a reference.
     pub(crate) fn field(&self, at: usize, name: &str) -> Result<Option<Field>> {
@@ -167,6 +210,7 @@ impl Cameras {
         let Some(Camera {
             size: Some(size),
             open,
+            ..
         }) = self.cameras.get_mut(at)
         else {
             return Err(Error::failed(

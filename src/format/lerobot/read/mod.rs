@@ -335,7 +335,8 @@ impl LeRobot {
         self.convert(&table, episode, &frames).map_err(place)
     }
 
-    /// Decodes the frames of the episode, by the number of their video feature.
+    /// Decodes the frames of the episode, by the number of their video feature. References stay,
+    /// and those whose times are shifted are verified.
     fn frames(
         &mut self,
         table: &RecordBatch,
@@ -343,7 +344,7 @@ impl LeRobot {
     ) -> Result<HashMap<usize, ArrayRef>> {
         let mut frames = HashMap::new();
         for Column { source, kind } in &self.columns {
-            if let Kind::Frames(at) = kind {
+            if let Kind::Frames(at) | Kind::Video(at) = kind {
                 let Some((path, times)) = self
                     .cameras
                     .locate(&self.info, source, *at, episode, table)?
@@ -351,6 +352,11 @@ impl LeRobot {
                     continue;
                 };
                 let path = self.info.root.join(path);
+                if matches!(kind, Kind::Video(_)) {
+                    let rows = (&self.info, table);
+                    self.cameras.verify_offset(rows, *at, (&path, &times))?;
+                    continue;
+                }
                 let decoded = self.cameras.decode(*at, &path, &times).map_err(|error| {
                     match self.cameras.offset(&self.info, table) {
                         Some(offset) => error.hint(offset),

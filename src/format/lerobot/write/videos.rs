@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::{Float64Type, UInt8Type};
+use arrow::datatypes::{Float64Type, Int64Type, UInt8Type};
 use serde_json::{Map, Value};
 
 use super::camera_videos::{CameraVideos, EpisodeVideo};
@@ -113,9 +113,10 @@ impl CameraWriter<'_> {
                 CameraFrames::Stored(feature) => self.stored(&trajectory, feature),
             };
             let episode = written.map_err(|error| {
-                let key = trajectory.text(trajectory::SOURCE_KEY);
-                let key = key.unwrap_or("without a key");
-                error.at(format!("trajectory {key}, `{}`", self.camera.column))
+                let about = trajectory.about.column_by_name(trajectory::TRAJECTORY_ID);
+                let id = about.and_then(|ids| ids.as_primitive_opt::<Int64Type>());
+                let id = id.map_or(trajectory.index as i64, |ids| ids.value(0));
+                error.at(format!("trajectory {id}, `{}`", self.camera.column))
             })?;
             self.videos.episodes.push(episode);
         }

@@ -415,3 +415,40 @@ def test_columns_of_reserved_names_come_back_from_an_export(tmp_path, form, null
         steps = [not final for final in here["is_final"].to_pylist()]
         of = lambda table: [v for v, step in zip(table[name].to_pylist(), steps) if step]
         check(of(back) == of(here), f"{name}: {of(back)} is not {of(here)}")
+
+
+# ---- facts of trajectories, and structs that are null
+
+
+@pytest.mark.parametrize("form", ["lerobot", "lerobot-v2.1", "rlds"])
+def test_facts_of_trajectories_are_written_or_named(tmp_path, form):
+    trajmill("import", oracle.SEEDS / "robomimic" / "isaac_lab.hdf5", tmp_path / "in")
+    # A loader of TFDS takes the name of the folder for that of the dataset.
+    export = tmp_path / "export"
+    more = ["--name", "arm"] if form == "rlds" else ["--fps", 10]
+    said = trajmill("export", tmp_path / "in", export, "--to", form, *more).stderr
+    trajmill("import", export, tmp_path / "back")
+    facts = lambda name: set(pq.read_schema(next((tmp_path / name / "trajectories").glob("*"))).names)
+    missing = facts("in") - facts("back")
+    check("inds" in facts("in"), "the seed has a list for each trajectory")
+    for name in missing:
+        check(f"trajectory column `{name}`" in said, f"{name} is named in {said}")
+
+
+def test_structs_that_are_null_are_marked_in_rlds(tmp_path):
+    value = pa.array([{"a": 1}, None, {"a": 3}])
+    table = pa.table(
+        {
+            "trajectory_id": [0, 0, 0],
+            "observation": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(3.0)), 1),
+            "action": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(3.0)), 1),
+            "truncated": [False, False, True],
+            "st": value,
+        }
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+    trajmill("import", tmp_path / "log.parquet", tmp_path / "in")
+    trajmill("export", tmp_path / "in", tmp_path / "export", "--to", "rlds", "--name", "arm")
+    trajmill("import", tmp_path / "export", tmp_path / "back")
+    back = oracle.table(tmp_path / "back")
+    check(back["st_valid"].to_pylist() == [True, False, True], back["st_valid"].to_pylist())

@@ -127,7 +127,8 @@ pub(crate) fn step_features(
             }
             _ => add(key.to_owned(), field, Origin::Column(name.to_owned(), None)),
         }
-        if with_nulls.contains(name) && kind(field).is_some() {
+        let is_held = kind(field).is_some() || matches!(field.data_type(), DataType::Struct(_));
+        if with_nulls.contains(name) && is_held {
             parts.push(flag(
                 &format!("{key}{VALID}"),
                 Origin::Valid(name.to_owned()),
@@ -195,27 +196,28 @@ fn kind(field: &Field) -> Option<FeatureKind> {
 }
 
 /// Returns the trajectory columns that are written, with their features.
-pub(crate) fn trajectory_features(outgoing: &OutgoingDataset) -> Vec<(String, LeafFeature)> {
-    let fields = outgoing
-        .carried()
-        .fields()
-        .iter()
-        .filter(|field| field.name() != trajectory::TRAJECTORY_ID);
-    let single = fields.filter(|field| {
-        !matches!(
+pub(crate) fn trajectory_features(
+    outgoing: &OutgoingDataset,
+    written: &mut Written,
+) -> Vec<(String, LeafFeature)> {
+    let mut features = Vec::new();
+    for field in outgoing.carried().fields() {
+        let name = field.name();
+        let is_single = !matches!(
             field.data_type(),
             DataType::FixedSizeList(_, _) | DataType::Binary
-        )
-    });
-    single
-        .filter_map(|field| {
-            Some((
-                field.name().clone(),
-                LeafFeature {
-                    key: format!("episode_metadata/{}", field.name()),
-                    kind: kind(field)?,
-                },
-            ))
-        })
-        .collect()
+        );
+        match kind(field).filter(|_| is_single) {
+            _ if name == trajectory::TRAJECTORY_ID => {}
+            Some(kind) => {
+                let key = format!("episode_metadata/{name}");
+                features.push((name.clone(), LeafFeature { key, kind }));
+            }
+            None => written.cannot_hold(
+                format!("the trajectory column `{name}`"),
+                "left out: the metadata of an episode holds numbers, texts and truth values",
+            ),
+        }
+    }
+    features
 }

@@ -35,7 +35,7 @@ pub(crate) fn write(
 ) -> Result<Written> {
     let mut written = Written::default();
     let features = step_features(outgoing, &mut written)?;
-    let about = trajectory_features(outgoing);
+    let about = trajectory_features(outgoing, &mut written);
     let name = match (&options.name, outgoing.pass(Some(&[]))?.next().transpose()?) {
         (Some(name), _) => name.clone(),
         (None, Some(first)) => first

@@ -48,6 +48,12 @@ const NUMBERS: [&str; 6] = [
     "dataset_to_index",
 ];
 
+/// Whether the table holds a trajectory column like `field`: numbers, texts and truth values.
+pub(crate) fn holds(field: &Field) -> bool {
+    field.data_type().is_primitive()
+        || [DataType::Utf8, DataType::Boolean].contains(field.data_type())
+}
+
 impl EpisodeTable {
     /// Prepares the table of a dataset at `root`.
     pub(crate) fn new(
@@ -76,16 +82,11 @@ impl EpisodeTable {
                 features.push((plan.features.len() + at, camera.name.clone(), shape, names));
             }
         }
-        let simple = |field: &&Arc<Field>| {
-            field.data_type().is_primitive()
-                || [DataType::Utf8, DataType::Boolean].contains(field.data_type())
-        };
         let kept: Vec<&Arc<Field>> = outgoing
             .carried()
             .fields()
             .iter()
-            .filter(|field| !NOT_KEPT.contains(&field.name().as_str()))
-            .filter(simple)
+            .filter(|field| !NOT_KEPT.contains(&field.name().as_str()) && holds(field))
             .collect();
         let list =
             |element: DataType| DataType::List(Arc::new(Field::new("element", element, true)));

@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use self::camera_videos::CameraVideos;
 use self::episode_table::EpisodeTable;
 use self::features::{EpisodePlace, Feature, Origin};
+use self::frame_statistics::NOT_KEPT;
 use self::metadata::{
     JsonLines, statistics_json, write_info, write_modality, write_statistics, write_texts,
 };
@@ -91,6 +92,7 @@ fn write(
         options,
         &mut written,
     )?;
+    report_facts(outgoing, version, &mut written);
     let mut tables = plan.indices.tables();
     let schema: SchemaRef = Arc::new(Schema::new(
         plan.features.iter().map(Feature::field).collect::<Vec<_>>(),
@@ -280,6 +282,26 @@ fn quantiles(
         .collect())
 }
 
+/// The trajectory columns of which v2.1 holds the values: they identify an episode.
+const IDENTITY: [&str; 3] = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
+
+/// Reports the trajectory columns that the version does not hold.
+fn report_facts(outgoing: &OutgoingDataset, version: Version, written: &mut Written) {
+    // Tasks and statistics of videos have places of their own.
+    let elsewhere = [&NOT_KEPT[..], &IDENTITY, &[trajectory::TASK]].concat();
+    for field in outgoing.carried().fields() {
+        let why = match version {
+            Version::V30 if episode_table::holds(field) => continue,
+            Version::V30 => "the table of episodes has one value for an episode",
+            Version::V21 => "only v3.0 has columns for episodes",
+        };
+        if !elsewhere.contains(&field.name().as_str()) {
+            let what = format!("the trajectory column `{}`", field.name());
+            written.cannot_hold(what, format!("left out: {why}"));
+        }
+    }
+}
+
 /// The files that are being written.
 struct Output<'a> {
     plan: &'a Plan,
@@ -355,7 +377,7 @@ impl Output<'_> {
                     "tasks": texts,
                     "length": trajectory.length,
                 });
-                for name in [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE] {
+                for name in IDENTITY {
                     if let (Some(text), Some(line)) = (trajectory.text(name), line.as_object_mut())
                     {
                         line.insert(format!("{OWN_PREFIX}{name}"), Value::from(text));

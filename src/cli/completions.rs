@@ -1,4 +1,4 @@
-//! `trajmill completions`: scripts with which shells complete command lines.
+//! `trajmill completions`: scripts that let shells complete command lines.
 
 use std::io::Write;
 
@@ -8,14 +8,14 @@ use clap_complete::aot::generate;
 use super::{Command, command_line, print};
 use crate::error::Result;
 
-/// Print a script with which a shell completes commands and options
+/// Print a script that lets a shell complete commands and options
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Bash: trajmill completions bash > ~/.local/share/bash-completion/completions/trajmill
 Zsh:  trajmill completions zsh > ~/.zfunc/_trajmill, with ~/.zfunc in `fpath` before `compinit`
 Fish: trajmill completions fish > ~/.config/fish/completions/trajmill.fish")]
 pub(super) struct Completions {
-    /// Shell for which the script is
+    /// Shell that runs the script
     #[arg(value_parser = ["bash", "zsh", "fish"])]
     shell: String,
 }

@@ -1,4 +1,4 @@
-//! The import of a source that is not read as it is.
+//! Sources that are imported before a run reads them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -190,7 +190,7 @@ fn common_type(
                  path of the imported dataset",
                 member.path.display()
             );
-            // No import does without observations.
+            // An import needs the observations.
             match column.as_str() {
                 step::OBSERVATION => both,
                 _ => format!(

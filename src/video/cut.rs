@@ -101,8 +101,9 @@ pub(crate) fn extent(path: &Path, run: &Run) -> Result<Extent> {
     })
 }
 
-/// Returns the run that all frames of the file at `path` are at the rate `fps`, if [`cut`] can
-/// write them. Times in a file are rounded to its unit, a millisecond in Matroska.
+/// Returns all frames of the file at `path` as one run at the rate `fps`; `None` if they have other
+/// times, or if [`cut`] cannot write them. A file rounds times to its unit, a millisecond in
+/// Matroska.
 ///
 /// # Errors
 ///

@@ -71,7 +71,7 @@ pub(crate) fn extent(_: &Path, _: &Run) -> Result<Extent> {
     Err(absent())
 }
 
-/// Returns the run that all frames of a file are.
+/// Returns all frames of a file as one run.
 pub(crate) fn whole(_: &Path, _: f64) -> Result<Option<Run>> {
     Err(absent())
 }

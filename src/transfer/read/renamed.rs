@@ -1,4 +1,4 @@
-//! What a source says about its columns, where columns get other names.
+//! Renames columns in the metadata of a source.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +14,8 @@ fn new<'a>(names: &'a [(String, String)], name: &str) -> Option<&'a str> {
     renamed.map(|(_, new)| new.as_str())
 }
 
-/// Renames the keys of `map` by `names`. What another column said under a new name goes.
+/// Renames the keys of `map` by `names`. An entry of another column that already has one of the new
+/// names is removed.
 fn keys(map: &mut Map<String, Value>, names: &[(String, String)]) {
     let renames = |name: &String| new(names, name).is_some();
     let any = map.keys().any(renames);

@@ -16,7 +16,7 @@ use crate::transfer::write::ACTION_VALID;
 /// The prefix of columns that describe other actions than those of the column `action`.
 const OTHER: &str = "other_";
 
-/// The names under which readers return the source's own actions, if `action` is another column.
+/// The names that readers give to the source's own actions if `action` is another column.
 const OWN_ACTIONS: [&str; 3] = ["source_action", "actions", "acts"];
 
 /// The columns that describe actions.
@@ -31,9 +31,9 @@ const MARKS: [&str; 8] = [
     ACTION_VALID,
 ];
 
-/// Returns `inner`. If `options` map another column to `action` than the own actions, which
-/// are a further column then, the columns that mark its actions have the prefix `other_`: they say
-/// nothing about the mapped actions.
+/// Returns `inner`. If `options` map a column other than the source's own actions to `action`, the
+/// columns that mark the own actions get the prefix `other_`, because they say nothing about the
+/// mapped actions.
 pub(crate) fn of_own_actions(inner: Box<dyn Source>, options: &Options) -> Box<dyn Source> {
     let schema = inner.schema();
     let is_mapped = options.map.iter().any(|(to, _)| to == step::ACTION);

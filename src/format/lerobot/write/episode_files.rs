@@ -1,8 +1,8 @@
 //! The files of a camera's videos. Files of the source become part of the output where they can: as
 //! they are, or packet by packet.
 //!
-//! LeRobot's files are MP4. The packets of other files go into an MP4 where its format allows it:
-//! their frames then have the times that the rate gives them, which other formats round.
+//! LeRobot's files are MP4. The packets of another file are written into an MP4 if an MP4 can hold
+//! them. Its frames then have the exact times of the rate, which other formats round.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(crate) struct EpisodeFiles<'a> {
 /// A file of the source.
 struct SourceFile {
     is_mp4: bool,
-    /// All its frames, if it is no MP4 and its packets can go into one.
+    /// All its frames, if it is not an MP4 and an MP4 can hold its packets.
     all: Option<Run>,
     /// Its number in the output, if it is a part of it.
     number: Option<u64>,
@@ -50,7 +50,7 @@ pub(crate) struct Kept<'a> {
     path: &'a str,
     /// The run in the file of the source.
     run: Run,
-    /// All frames of that file, if it is no MP4.
+    /// All frames of that file, if it is not an MP4.
     all: Option<Run>,
 }
 
@@ -63,8 +63,8 @@ pub(crate) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Returns the run that the frames are, if they follow one another in one file. Their times
-    /// may differ by `tolerance` seconds.
+    /// Returns the frames as one run of a file, if they follow one another in it. Their times may
+    /// differ by `tolerance` seconds from those that the rate gives.
     fn run(&self, fps: f64, tolerance: f64) -> Option<Run> {
         let (path, from) = (self.paths.value(0), self.times.value(0));
         let follows = (0..self.times.len()).all(|row| {
@@ -140,8 +140,8 @@ impl<'a> EpisodeFiles<'a> {
         })
     }
 
-    /// Returns the run that the frames of an episode are; `None` if they are none, or if the
-    /// packets of their file cannot go into an MP4.
+    /// Returns the frames of an episode as one run of a file; `None` if they do not follow one
+    /// another, or if an MP4 cannot hold the packets of their file.
     pub(crate) fn kept<'r>(&mut self, rows: &Rows<'r>) -> Result<Option<Kept<'r>>> {
         let path: &'r str = rows.paths.value(0);
         if !self.sources.contains_key(path) {

@@ -150,9 +150,9 @@ impl Cameras {
     }
 
     /// Verifies that the video feature number `at` has frames at `times`, in seconds from the
-    /// beginning of the file `path`, for an episode whose times differ from those of its frames by a
-    /// constant. References to other episodes are followed later. A build that cannot read videos
-    /// verifies nothing.
+    /// beginning of the file `path`, if the times of the episode differ from those of its frames by
+    /// a constant. Other references are verified when they are followed. A build that cannot read
+    /// videos verifies nothing.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, or if a time has no frame.

@@ -3,8 +3,8 @@
 //! All threads do the same: if the next batch has its frames, a thread works on it, and otherwise
 //! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
 //! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
-//! decoded at once: those of several files, or parts of one file whose key frames are close
-//! together. A frame is decoded only if it lies in a window of bounded size that begins with the
+//! decoded at once: those of several files and, where threads wait for frames, parts of one file
+//! whose key frames are close together. If they are not, its decoder gets several threads. A frame is decoded only if it lies in a window of bounded size that begins with the
 //! first frame that the next batch needs, so memory is bounded, and the run that the next batch
 //! waits for can always go on.
 
@@ -32,6 +32,10 @@ const PART: usize = 2 * TURN;
 /// The least length of a part of a run, in times between key frames. A decoder starts at a key
 /// frame, so that it may decode frames in vain before the first one of its part.
 const KEY_GAPS: f64 = 8.0;
+
+/// How often threads may find nothing to do before one file is decoded by several of them. A
+/// decoder with one thread needs less of their time.
+const PATIENCE: usize = 4;
 
 /// Decodes the frames of the sources of a phase.
 #[derive(Debug)]
@@ -95,6 +99,8 @@ struct State {
     feeds: Vec<Decoded>,
     /// The next batch to work on.
     next: usize,
+    /// How often a thread found nothing to do because frames were missing.
+    waits: usize,
     /// The failure of the earliest batch, with that batch and the feed.
     failed: Option<((usize, usize), Error)>,
 }
@@ -103,8 +109,9 @@ struct State {
 enum Turn {
     Work(usize, Vec<Vec<Frame>>),
     Decode(usize, Range<usize>, Box<dyn FrameReader>),
-    /// Decodes frames of a feed with a new reader of so many threads.
-    Open(usize, Range<usize>, usize),
+    /// Decodes frames of a feed with a new reader of so many threads, after the reader that it
+    /// replaces is finished.
+    Open(usize, Range<usize>, usize, Option<Box<dyn FrameReader>>),
     Wait,
     End,
 }
@@ -123,25 +130,23 @@ impl Frames for Pull {
                 window: window.max(needed.unwrap_or(0)).max(1),
             }
         });
-        let mut decoded: Vec<Decoded> = decoded.collect();
-        // With few runs in sight, a decoder has to use several threads itself.
+        let decoded: Vec<Decoded> = decoded.collect();
+        // With few runs in sight, several threads have to decode one of them.
         let apart = decoded.iter().all(|feed| {
             let longest = feed.runs.iter().map(|run| run.frames.len()).max();
             let seen = feed.window / longest.unwrap_or(1).max(1);
             seen.min(feed.runs.len()) * feeds.len() >= self.threads
         });
-        if !apart {
-            let runs = decoded.iter_mut().flat_map(|feed| feed.runs.iter_mut());
-            runs.for_each(|run| run.threads = self.threads);
-        }
         let shared = Shared {
             pull: self,
             feeds,
             batches,
             work,
+            apart,
             state: Mutex::new(State {
                 feeds: decoded,
                 next: 0,
+                waits: 0,
                 failed: None,
             }),
             changed: Condvar::new(),
@@ -195,6 +200,8 @@ struct Shared<'a> {
     feeds: &'a [Feed<'a>],
     batches: &'a [Needs],
     work: &'a Work<'a>,
+    /// Whether enough runs are in sight for all threads.
+    apart: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -270,21 +277,34 @@ impl Shared<'_> {
             }
         }
         let Some((_, index, at)) = best else {
+            // Every thread but one waits for the first frames.
+            let begun = state.feeds.iter().any(|feed| feed.complete > 0);
+            state.waits += usize::from(begun);
             return Turn::Wait;
         };
+        let starves = self.starves(state);
         let feed = &mut state.feeds[index];
         let end = feed.first + feed.window;
         let run = &mut feed.runs[at];
         run.busy = true;
         let frames = run.next..run.frames.end.min(run.next + TURN).min(end);
         let source = self.feeds[index].places[run.next].source;
+        if starves && run.is_whole && run.threads == 1 {
+            run.threads = self.pull.threads;
+            return Turn::Open(index, frames, run.threads, run.reader.take());
+        }
         let is_usable = |of: usize| run.threads == 1 && of == source;
         let known = feed.idle.iter().position(|(of, _)| is_usable(*of));
         let idle = || known.map(|at| feed.idle.remove(at).1);
         match run.reader.take().or_else(idle) {
             Some(reader) => Turn::Decode(index, frames, reader),
-            None => Turn::Open(index, frames, run.threads),
+            None => Turn::Open(index, frames, run.threads, None),
         }
+    }
+
+    /// Whether one run has to keep several threads busy.
+    fn starves(&self, state: &State) -> bool {
+        !self.apart && state.waits >= PATIENCE
     }
 
     /// Does a turn, without holding the state.
@@ -294,10 +314,11 @@ impl Shared<'_> {
                 let result = caught("the model", || (self.work)(batch, &frames));
                 Done::Worked(batch, result)
             }
-            Turn::Open(feed, frames, threads) => {
+            Turn::Open(feed, frames, threads, replaced) => {
                 let source = self.feeds[feed].places[frames.start].source;
-                let opened = self.pull.reader(source);
-                match opened.and_then(|source| source.reader(threads)) {
+                let finished = replaced.map_or(Ok(()), |mut reader| reader.finish());
+                let opened = finished.and_then(|()| self.pull.reader(source)?.reader(threads));
+                match opened {
                     Ok(reader) => self.decode(feed, frames, reader),
                     Err(error) => Done::Decoded(feed, frames.start, Vec::new(), Err(error)),
                 }
@@ -345,7 +366,8 @@ impl Shared<'_> {
                 match after {
                     Ok(reader) => {
                         let places = &self.feeds[feed].places;
-                        state.feeds[feed].give_back(end, reader, places);
+                        let cuts = self.starves(state).then_some(self.pull.threads);
+                        state.feeds[feed].give_back(end, reader, places, cuts);
                         None
                     }
                     Err(error) => {
@@ -403,8 +425,15 @@ impl Decoded {
         }
     }
 
-    /// Gives the run whose next frame is `next` its reader back.
-    fn give_back(&mut self, next: usize, reader: Box<dyn FrameReader>, places: &[Place]) {
+    /// Gives the run whose next frame is `next` its reader back. Cuts it into parts for `cuts`
+    /// threads, if that is possible.
+    fn give_back(
+        &mut self,
+        next: usize,
+        reader: Box<dyn FrameReader>,
+        places: &[Place],
+        cuts: Option<usize>,
+    ) {
         let own = |run: &Run| run.busy && run.frames.start < next && next <= run.frames.end;
         let Some(at) = self.runs.iter().position(own) else {
             return;
@@ -422,34 +451,32 @@ impl Decoded {
             }
             return;
         }
-        let gap = reader.key_gap().filter(|_| run.is_whole && run.threads > 1);
+        let gap = reader.key_gap().filter(|_| run.is_whole);
         run.reader = Some(reader);
-        if let Some(gap) = gap {
-            self.cut(at, gap, places);
+        if let (Some(gap), Some(threads)) = (gap, cuts) {
+            self.cut(at, gap, threads, places);
         }
     }
 
-    /// Cuts the run `at` into parts that several readers decode at once, if several parts are in
+    /// Cuts the run `at` into parts that `threads` readers decode at once, if as many parts are in
     /// sight. `gap` is the time between key frames, in seconds.
-    fn cut(&mut self, at: usize, gap: f64, places: &[Place]) {
+    fn cut(&mut self, at: usize, gap: f64, threads: usize, places: &[Place]) {
         let run = &mut self.runs[at];
         let (start, end) = (run.next, run.frames.end);
+        let most = self.window / (threads + 1);
         let mut ends = Vec::new();
         let mut from = start;
         for place in start..end {
+            if place - from > most {
+                return;
+            }
             let lasts = places[place].seconds - places[from].seconds;
             if place - from >= PART && lasts >= KEY_GAPS * gap {
                 ends.push(place);
                 from = place;
             }
         }
-        let longest = ends.iter().scan(start, |from, end| {
-            let length = end - *from;
-            *from = *end;
-            Some(length)
-        });
-        let longest = longest.max().unwrap_or(usize::MAX);
-        if longest.saturating_mul(run.threads + 1) > self.window {
+        if ends.is_empty() {
             return;
         }
         // The last part takes what is left.
@@ -494,11 +521,14 @@ mod tests {
         damaged: Option<(&'static str, f64)>,
         /// The time between key frames.
         key_gap: Option<f64>,
-        /// The number of readers.
-        readers: Arc<AtomicUsize>,
+        /// How long it takes to decode a frame.
+        lasts: std::time::Duration,
+        /// The numbers of threads of the readers.
+        readers: Arc<Mutex<Vec<usize>>>,
     }
 
     struct FakeReader {
+        lasts: std::time::Duration,
         key_gap: Option<f64>,
         decoded: Arc<Mutex<BTreeMap<(String, u64), usize>>>,
         damaged: Option<(&'static str, f64)>,
@@ -514,9 +544,10 @@ mod tests {
             Ok(Arc::clone(stored))
         }
 
-        fn reader(&self, _: usize) -> Result<Box<dyn FrameReader>> {
-            self.readers.fetch_add(1, Ordering::Relaxed);
+        fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
+            self.readers.lock().unwrap().push(threads);
             Ok(Box::new(FakeReader {
+                lasts: self.lasts,
                 key_gap: self.key_gap,
                 decoded: Arc::clone(&self.decoded),
                 damaged: self.damaged,
@@ -541,6 +572,7 @@ mod tests {
             *self.decoded.lock().unwrap().entry(key).or_default() += 1;
             self.rgb = vec![place.path.as_bytes()[0], place.seconds as u8, 0];
             std::thread::yield_now();
+            std::thread::sleep(self.lasts);
             Ok(Picture::packed([1, 1], &self.rgb))
         }
 
@@ -686,33 +718,44 @@ mod tests {
             .unwrap();
     }
 
-    /// Returns how many readers decode a file of 200 frames, of which `kept` are kept.
-    fn readers(key_gap: Option<f64>, kept: usize) -> usize {
+    /// Returns the numbers of threads of the readers that slowly decode a file of 200 frames, of
+    /// which 100 are kept.
+    fn readers(key_gap: Option<f64>, threads: usize) -> Vec<usize> {
         let places: Vec<Place> = (0..200).map(|at| place("a", at)).collect();
         let feeds = [feed(places)];
         let needs: Vec<Needs> = (0..200).map(|at| one(at..at + 1)).collect();
         let fake = Fake {
             key_gap,
+            lasts: std::time::Duration::from_micros(200),
             ..Fake::default()
         };
         let readers = Arc::clone(&fake.readers);
-        let wait = std::time::Duration::from_micros(200);
-        pull(fake, 2, 3 * kept)
-            .pull(&feeds, &needs, &|_, _| {
-                std::thread::sleep(wait);
-                Ok(())
-            })
+        pull(fake, threads, 300)
+            .pull(&feeds, &needs, &|_, _| Ok(()))
             .unwrap();
-        readers.load(Ordering::Relaxed)
+        readers.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn several_threads_decode_a_file_that_others_wait_for() {
+        // Parts of 80 frames do not fit, and nothing is known of the key frames.
+        assert_eq!(readers(Some(10.0), 2), [1, 2]);
+        assert_eq!(readers(None, 2), [1, 2]);
+        // Nobody waits for the only thread.
+        assert_eq!(readers(None, 1), [1]);
+        assert_eq!(readers(Some(2.0), 1), [1]);
     }
 
     #[test]
     fn a_file_with_many_key_frames_is_read_in_several_places() {
-        // The first reader, which has two threads, and those of the parts, one for each thread.
-        let readers_of_parts = readers(Some(2.0), 100);
-        assert!((2..=3).contains(&readers_of_parts), "{readers_of_parts}");
-        // Parts of 80 frames do not fit, and nothing is known of the key frames.
-        assert_eq!(readers(Some(10.0), 100), 1);
-        assert_eq!(readers(None, 100), 1);
+        let readers_of_parts = readers(Some(2.0), 2);
+        assert!(
+            (2..=3).contains(&readers_of_parts.len()),
+            "{readers_of_parts:?}"
+        );
+        assert!(
+            readers_of_parts.iter().all(|threads| *threads == 1),
+            "{readers_of_parts:?}"
+        );
     }
 }

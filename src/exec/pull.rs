@@ -1,17 +1,18 @@
 //! Decodes frames ahead of those who need them.
 //!
 //! All threads do the same: if the next batch has its frames, a thread works on it, and otherwise
-//! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
-//! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
-//! decoded at once: those of several files and, where threads wait for frames, parts of one file
-//! whose key frames are close together. If they are not, its decoder gets several threads. A frame is decoded only if it lies in a window of bounded size that begins with the
-//! first frame that the next batch needs, so memory is bounded, and the run that the next batch
-//! waits for can always go on.
+//! it decodes. One thread decodes earlier, so that the others find batches. So every core is busy,
+//! whether decoding or the work takes longer. Frames are decoded in runs, each by one decoder: the
+//! frames of one file in the order of time. Several runs are decoded at once: those of several
+//! files and, where threads wait for frames, parts of one file whose key frames are close together.
+//! If they are not, its decoder gets several threads. A frame is decoded only if it lies in a
+//! window of bounded size that begins with the first frame that the next batch needs, so memory is
+//! bounded, and the run that the next batch waits for can always go on.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
+use super::runs::{Decoded, Run, TURN};
 use crate::dataset::frames::{Feed, Frame, FrameReader, Frames, Needs, Place, Work};
 use crate::dataset::{Dataset, Decode};
 use crate::error::{Error, Result, caught};
@@ -22,16 +23,6 @@ const KEPT: usize = 192 << 20;
 
 /// The share of the memory budget for decoded frames.
 const SHARE: usize = 4;
-
-/// The number of frames that are decoded before a thread looks for other work.
-const TURN: usize = 8;
-
-/// The least number of frames of a part of a run.
-const PART: usize = 2 * TURN;
-
-/// The least length of a part of a run, in times between key frames. A decoder starts at a key
-/// frame, so that it may decode frames in vain before the first one of its part.
-const KEY_GAPS: f64 = 8.0;
 
 /// How often threads may find nothing to do before one file is decoded by several of them. A
 /// decoder with one thread needs less of their time.
@@ -65,35 +56,6 @@ impl Pull {
     }
 }
 
-/// Frames that one decoder reads.
-struct Run {
-    frames: Range<usize>,
-    /// The next frame to decode.
-    next: usize,
-    /// Whether a thread decodes it now.
-    busy: bool,
-    /// The number of threads of its decoder.
-    threads: usize,
-    /// Whether it was not cut into parts.
-    is_whole: bool,
-    reader: Option<Box<dyn FrameReader>>,
-}
-
-/// What is decoded of a feed.
-struct Decoded {
-    /// Runs that are not finished, in order.
-    runs: VecDeque<Run>,
-    /// Readers with one thread whose part of a file is finished, each with its source.
-    idle: Vec<(usize, Box<dyn FrameReader>)>,
-    /// The frames from `first` on; `None` where one is not decoded yet.
-    frames: VecDeque<Option<Frame>>,
-    first: usize,
-    /// One past the last frame up to which all are decoded.
-    complete: usize,
-    /// Most frames that are kept.
-    window: usize,
-}
-
 /// The state that the threads share.
 struct State {
     feeds: Vec<Decoded>,
@@ -121,14 +83,7 @@ impl Frames for Pull {
         let decoded = feeds.iter().enumerate().map(|(index, feed)| {
             let needed = batches.iter().map(|needs| needs[index].len()).max();
             let window = self.kept / feeds.len() / feed.bytes.max(1);
-            Decoded {
-                runs: runs(&feed.places),
-                idle: Vec::new(),
-                frames: VecDeque::new(),
-                first: 0,
-                complete: 0,
-                window: window.max(needed.unwrap_or(0)).max(1),
-            }
+            Decoded::new(&feed.places, window.max(needed.unwrap_or(0)).max(1))
         });
         let decoded: Vec<Decoded> = decoded.collect();
         // With few runs in sight, several threads have to decode one of them.
@@ -165,33 +120,6 @@ impl Frames for Pull {
         let mut idle = state.feeds.into_iter().flat_map(|feed| feed.idle);
         idle.try_for_each(|(_, mut reader)| reader.finish())
     }
-}
-
-/// Cuts frames into runs: frames of one file in the order of time.
-fn runs(places: &[Place]) -> VecDeque<Run> {
-    let mut runs = VecDeque::new();
-    let mut start = 0;
-    for at in 1..=places.len() {
-        let goes_on = places.get(at).is_some_and(|place| {
-            let before = &places[at - 1];
-            place.is_in_file_of(before) && place.seconds >= before.seconds
-        });
-        if !goes_on {
-            runs.push_back(Run {
-                frames: start..at,
-                next: start,
-                busy: false,
-                threads: 1,
-                is_whole: true,
-                reader: None,
-            });
-            start = at;
-        }
-    }
-    if places.is_empty() {
-        runs.clear();
-    }
-    runs
 }
 
 /// What the threads of a pull share.
@@ -238,6 +166,7 @@ impl Shared<'_> {
     }
 
     /// Chooses the next turn: the next batch if it is complete, else the run that is needed first.
+    /// One thread decodes while less than a batch for each thread is complete.
     fn turn(&self, state: &mut State) -> Turn {
         // Batches before the one that failed go on: every run reports the same failure.
         let end = state.failed.as_ref().map(|((batch, _), _)| *batch);
@@ -245,25 +174,38 @@ impl Shared<'_> {
         if state.next >= end {
             return Turn::End;
         }
-        let needs = &self.batches[state.next];
-        let complete = |(feed, need): (&Decoded, &Range<usize>)| feed.complete >= need.end;
-        if state.feeds.iter().zip(needs).all(complete) {
-            let batch = state.next;
-            let frames = state.feeds.iter().zip(needs).map(|(feed, need)| {
-                let own = need.clone().filter_map(|at| feed.frame(at).cloned());
-                own.collect::<Vec<_>>()
-            });
-            let frames = frames.collect();
-            state.next += 1;
-            if let Some(needs) = self.batches.get(state.next) {
-                for (feed, need) in state.feeds.iter_mut().zip(needs) {
-                    feed.drop_before(need.start);
-                }
+        let ready = self.is_complete(state, state.next);
+        let ahead = (state.next + self.pull.threads).min(end - 1);
+        let decoding = state
+            .feeds
+            .iter()
+            .any(|feed| feed.runs.iter().any(|run| run.busy));
+        let needed = match ready && (decoding || self.is_complete(state, ahead)) {
+            true => None,
+            false => self.needed_first(state, end),
+        };
+        match needed {
+            Some((feed, run)) => self.decode_turn(state, feed, run),
+            None if ready => self.work_turn(state),
+            None => {
+                // Every thread but one waits for the first frames.
+                let begun = state.feeds.iter().any(|feed| feed.complete > 0);
+                state.waits += usize::from(begun);
+                Turn::Wait
             }
-            return Turn::Work(batch, frames);
         }
-        // The run that is needed first, counted in batches.
-        let mut best: Option<(usize, usize, usize)> = None;
+    }
+
+    /// Whether all frames of a batch are decoded.
+    fn is_complete(&self, state: &State, batch: usize) -> bool {
+        let mut pairs = state.feeds.iter().zip(&self.batches[batch]);
+        pairs.all(|(feed, need)| feed.complete >= need.end)
+    }
+
+    /// Returns the feed and the place of the run that is needed first, of those that no thread
+    /// decodes and that have room.
+    fn needed_first(&self, state: &State, end: usize) -> Option<(usize, usize)> {
+        let mut first: Option<(usize, usize, usize)> = None;
         for (index, feed) in state.feeds.iter().enumerate() {
             let seen = feed.first + feed.window;
             let free = |run: &Run| !run.busy && run.next < seen;
@@ -272,16 +214,35 @@ impl Shared<'_> {
             };
             let later = &self.batches[state.next..];
             let batch = later.partition_point(|needs| needs[index].end <= run.next);
-            if state.next + batch < end && best.is_none_or(|(known, ..)| batch < known) {
-                best = Some((batch, index, at));
+            if state.next + batch < end && first.is_none_or(|(known, ..)| batch < known) {
+                first = Some((batch, index, at));
             }
         }
-        let Some((_, index, at)) = best else {
-            // Every thread but one waits for the first frames.
-            let begun = state.feeds.iter().any(|feed| feed.complete > 0);
-            state.waits += usize::from(begun);
-            return Turn::Wait;
-        };
+        first.map(|(_, index, at)| (index, at))
+    }
+
+    fn work_turn(&self, state: &mut State) -> Turn {
+        let batch = state.next;
+        let frames = state
+            .feeds
+            .iter()
+            .zip(&self.batches[batch])
+            .map(|(feed, need)| {
+                let own = need.clone().filter_map(|at| feed.frame(at).cloned());
+                own.collect::<Vec<_>>()
+            });
+        let frames = frames.collect();
+        state.next += 1;
+        if let Some(needs) = self.batches.get(state.next) {
+            for (feed, need) in state.feeds.iter_mut().zip(needs) {
+                feed.drop_before(need.start);
+            }
+        }
+        Turn::Work(batch, frames)
+    }
+
+    /// Returns the turn that decodes the next frames of the run `at` of the feed `index`.
+    fn decode_turn(&self, state: &mut State, index: usize, at: usize) -> Turn {
         let starves = self.starves(state);
         let feed = &mut state.feeds[index];
         let end = feed.first + feed.window;
@@ -394,110 +355,6 @@ enum Done {
     Worked(usize, Result<()>),
     /// Frames of a feed from an index on, and the reader of the next ones, or why there are none.
     Decoded(usize, usize, Vec<Frame>, Result<Box<dyn FrameReader>>),
-}
-
-impl Decoded {
-    /// Returns the frame `at`, if it is decoded and kept.
-    fn frame(&self, at: usize) -> Option<&Frame> {
-        self.frames.get(at.checked_sub(self.first)?)?.as_ref()
-    }
-
-    /// Drops the frames before `start`, which are all decoded.
-    fn drop_before(&mut self, start: usize) {
-        let count = start.saturating_sub(self.first).min(self.frames.len());
-        self.frames.drain(..count);
-        self.first += count;
-    }
-
-    /// Keeps frames from `start` on.
-    fn put(&mut self, start: usize, made: Vec<Frame>) {
-        for (at, frame) in (start..).zip(made) {
-            let Some(place) = at.checked_sub(self.first) else {
-                continue;
-            };
-            if self.frames.len() <= place {
-                self.frames.resize(place + 1, None);
-            }
-            self.frames[place] = Some(frame);
-        }
-        while self.frame(self.complete).is_some() {
-            self.complete += 1;
-        }
-    }
-
-    /// Gives the run whose next frame is `next` its reader back. Cuts it into parts for `cuts`
-    /// threads, if that is possible.
-    fn give_back(
-        &mut self,
-        next: usize,
-        reader: Box<dyn FrameReader>,
-        places: &[Place],
-        cuts: Option<usize>,
-    ) {
-        let own = |run: &Run| run.busy && run.frames.start < next && next <= run.frames.end;
-        let Some(at) = self.runs.iter().position(own) else {
-            return;
-        };
-        let run = &mut self.runs[at];
-        (run.next, run.busy) = (next, false);
-        if next == run.frames.end {
-            let (last, is_single) = (&places[next - 1], run.threads == 1);
-            self.runs.remove(at);
-            let goes_on = places
-                .get(next)
-                .is_some_and(|place| place.is_in_file_of(last));
-            if is_single && goes_on {
-                self.idle.push((last.source, reader));
-            }
-            return;
-        }
-        let gap = reader.key_gap().filter(|_| run.is_whole);
-        run.reader = Some(reader);
-        if let (Some(gap), Some(threads)) = (gap, cuts) {
-            self.cut(at, gap, threads, places);
-        }
-    }
-
-    /// Cuts the run `at` into parts that `threads` readers decode at once, if as many parts are in
-    /// sight. `gap` is the time between key frames, in seconds.
-    fn cut(&mut self, at: usize, gap: f64, threads: usize, places: &[Place]) {
-        let run = &mut self.runs[at];
-        let (start, end) = (run.next, run.frames.end);
-        let most = self.window / (threads + 1);
-        let mut ends = Vec::new();
-        let mut from = start;
-        for place in start..end {
-            if place - from > most {
-                return;
-            }
-            let lasts = places[place].seconds - places[from].seconds;
-            if place - from >= PART && lasts >= KEY_GAPS * gap {
-                ends.push(place);
-                from = place;
-            }
-        }
-        if ends.is_empty() {
-            return;
-        }
-        // The last part takes what is left.
-        ends.pop();
-        ends.push(end);
-        run.frames.end = ends[0];
-        run.is_whole = false;
-        for (place, frames) in (at + 1..).zip(ends.windows(2).map(|pair| pair[0]..pair[1])) {
-            self.runs.insert(
-                place,
-                Run {
-                    next: frames.start,
-                    frames,
-                    busy: false,
-                    threads: 1,
-                    is_whole: false,
-                    reader: None,
-                },
-            );
-        }
-    }
 }
 
 #[cfg(test)]

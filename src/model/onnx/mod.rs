@@ -39,6 +39,9 @@ const PROBE: &[u8] = include_bytes!("probe.onnx");
 /// filled or read.
 const LANES_A_DEVICE: usize = 4;
 
+/// Number of sessions that are loaded at the same time.
+const LOADED_AT_ONCE: usize = 2;
+
 /// ONNX Runtime, with the devices that it uses.
 pub struct OnnxRuntime {
     environment: Environment,
@@ -193,16 +196,19 @@ impl OnnxRuntime {
                 load(Place::Cpu)
                     .and_then(|(place, session)| OnnxSession::here(&job, place, session))
             };
-            // Loading a large model takes a while.
-            return std::thread::scope(|scope| {
-                let others: Vec<_> = (1..workers).map(|_| scope.spawn(here)).collect();
-                let others = others.into_iter().map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| Err(Error::failed("ONNX Runtime failed to load")))
-                });
-                std::iter::once(here()).chain(others).collect()
+            // Loading a large model takes a while, and more memory than the model meanwhile.
+            let all: Vec<usize> = (0..workers.max(1)).collect();
+            let loaded = all.chunks(LOADED_AT_ONCE).flat_map(|some| {
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = some.iter().map(|_| scope.spawn(here)).collect();
+                    let failed = || Err(Error::failed("a model failed to load"));
+                    let loaded = threads.into_iter().map(|thread| thread.join());
+                    loaded
+                        .map(|loaded| loaded.unwrap_or_else(|_| failed()))
+                        .collect::<Vec<_>>()
+                })
             });
+            return loaded.collect();
         }
         let devices: Vec<(Place, Shared)> = self
             .cuda

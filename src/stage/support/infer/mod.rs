@@ -230,15 +230,9 @@ impl Ensemble {
     pub(in crate::stage) fn prepare(&self, workers: usize) -> Result<()> {
         if self.opened.get().is_none() {
             let open = |spec| {
-                std::thread::scope(|scope| {
-                    let again = || again::Again::open(&self.runtime, spec, &self.geometry);
-                    let again = scope.spawn(again);
-                    let sessions = self.runtime.open(spec, &self.geometry, workers);
-                    let again = again.join();
-                    Ok(Opened {
-                        sessions: sessions?,
-                        again: again.map_err(|_| Error::failed("a model failed to load"))?,
-                    })
+                Ok(Opened {
+                    sessions: self.runtime.open(spec, &self.geometry, workers)?,
+                    again: again::Again::open(&self.runtime, spec, &self.geometry),
                 })
             };
             // If another thread was faster, its models are as good.

@@ -414,6 +414,12 @@ def test_environments_in_turn_are_refused_without_an_option(tmp_path):
     steps, trajectories = brought(tmp_path, path, *options)
     check(trajectories["length"].to_pylist() == [3, 3], trajectories)
     check(steps["observation"].to_pylist() == [[0.0], [2.0], [4.0], [1.0], [3.0], [5.0]], steps)
+    # Time counts over trajectories, and the rows are in another order.
+    pq.write_table(pa.table(rows).take([2, 1, 0, 3, 4, 5]), path)
+    refused(tmp_path, path, ["column `t` is 0", "after 1", "--step t"], *options)
+    steps, _ = brought(tmp_path, path, *options, "--step", "t", name="by_time")
+    check(steps["observation"].to_pylist() == [[0.0], [2.0], [4.0], [1.0], [3.0], [5.0]], steps)
+    pq.write_table(pa.table(rows), path)
     del rows["env_id"]
     pq.write_table(pa.table(rows), path)
     refused(tmp_path, path, ["column `t` is 0", "as in the row before", "--environment"])
@@ -581,6 +587,38 @@ def test_the_log_of_a_vectorised_environment_is_cut_at_the_flags_of_each(tmp_pat
     equal(env, np.repeat(np.arange(E), T), "the column of environments is kept")
     numbers = [f"{e}/{np.sum((places // T == e)[:i])}" for i, e in enumerate(places // T)]
     equal(trajectories["source_key"].to_pylist(), numbers, "keys")
+
+
+@pytest.mark.parametrize("numbers", [None, "step", "t"])
+def test_a_log_of_environments_stays_in_its_order_without_step(tmp_path, numbers):
+    """The steps have no number, or one that starts again in every trajectory."""
+    arrays = rollout("file order")
+    (tmp_path / "log").mkdir()
+    done = arrays["terminals"] | arrays["timeouts"]
+    number, count = np.zeros((T, E), int), np.zeros(E, int)
+    for time in range(T):
+        number[time] = count
+        count = np.where(done[time], 0, count + 1)
+    columns = {
+        "worker": np.tile(np.arange(E), T),
+        "observation": list(arrays["observations"].reshape(T * E, 3)),
+        "action": arrays["actions"].ravel(),
+        "reward": arrays["rewards"].ravel(),
+        "terminated": arrays["terminals"].ravel(),
+        "truncated": arrays["timeouts"].ravel(),
+        **({numbers: number.ravel()} if numbers else {}),
+    }
+    # Several files, of which `part-10` is the last.
+    for part, places in enumerate(np.array_split(np.arange(T * E), 11)):
+        whole = pa.table(columns).take(places)
+        pq.write_table(whole, tmp_path / "log" / f"part-{part}.parquet", row_group_size=16)
+    options = ["--environment", "worker", "--sort"]
+    steps, trajectories = brought(tmp_path, tmp_path / "log", *options)
+    wanted, _, lengths = cut(arrays)
+    equal(trajectories["length"].to_pylist(), lengths, "lengths")
+    equal(np.array(steps["observation"].to_pylist(), np.float32), wanted["observations"], "rows")
+    for name, own in [("actions", "action"), ("terminals", "terminated"), ("timeouts", "truncated")]:
+        equal(steps[own].to_pylist(), wanted[name], own)
 
 
 def test_objects_without_keys_hold_nothing(tmp_path):

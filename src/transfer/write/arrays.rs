@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use serde_json::{Map, Value};
 
 use crate::container::arrays::ArraySink;
 use crate::container::hdf5::{Element, Hdf5Writer};
 use crate::dataset::block::elements;
-use crate::dataset::schema::{self, action_source, step, trajectory, type_name};
+use crate::dataset::schema::{self, action_source, step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
 
@@ -314,25 +313,6 @@ pub(crate) fn info_name(column: &str) -> String {
     } else {
         format!("infos/{column}")
     }
-}
-
-/// Returns the identity of `trajectory` and all other facts about it as JSON.
-///
-/// # Errors
-/// Returns an error if a value has no JSON form.
-pub(crate) fn facts_as_json(trajectory: &OutgoingTrajectory) -> Result<Map<String, Value>> {
-    let mut writer = arrow::json::ArrayWriter::new(Vec::new());
-    writer.write(&trajectory.about)?;
-    writer.finish()?;
-    let rows: Vec<Map<String, Value>> =
-        serde_json::from_slice(&writer.into_inner()).map_err(|error| {
-            Error::failed(format!(
-                "cannot write the facts about a trajectory as JSON: {error}"
-            ))
-        })?;
-    let mut about = rows.into_iter().next().unwrap_or_default();
-    about.remove(trajectory::TRAJECTORY_ID);
-    Ok(about)
 }
 
 /// Writes the column `values` of one trajectory as the array or arrays `name`.

@@ -634,3 +634,105 @@ def test_the_index_of_pandas_gets_a_name(tmp_path):
     (tmp_path / "log.csv").write_text(",episode,obs\n0,0,1\n1,0,2\n")
     steps, _ = brought(tmp_path, tmp_path / "log.csv")
     check(steps["unnamed_0"].to_pylist() == [0, 1], steps.column_names)
+
+
+# ---- tasks
+
+DO = ["open the door", "wipe the table", "open the door", "stack cups"]
+TOLD = np.repeat(DO, LENGTHS).tolist()
+
+
+def written(folder, kind, rows):
+    path = folder / f"log.{kind}"
+    if kind == "csv":
+        for name, width in (("observations", 3), ("actions", 2)):
+            values = np.array(rows[name].to_pylist())
+            rows = rows.drop_columns([name])
+            for axis in range(width):
+                rows = rows.append_column(f"{name[:3]}_{axis}", pa.array(values[:, axis]))
+        tables.csv(path, rows)
+        return path, ["--map", "observation=obs_*,action=act_*"]
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows.to_pylist()))
+    elif kind == "parquet":
+        pq.write_table(rows, path)
+    else:
+        with pa.ipc.new_file(path, rows.schema) as file:
+            file.write(rows)
+    return path, []
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "arrow"])
+@pytest.mark.parametrize("name", ["language_instruction", "instruction", "task", "caption"])
+def test_a_column_of_instructions_is_the_task(tmp_path, kind, name):
+    rows = made(f"{kind} {name}").append_column(name, pa.array(TOLD))
+    if kind == "arrow":
+        rows = rows.set_column(rows.num_columns - 1, name, pa.array(TOLD).dictionary_encode())
+    path, options = written(tmp_path, kind, rows)
+    if name == "caption":
+        steps, _ = brought(tmp_path, path, *options, name="unmapped")
+        check("task" not in steps.column_names and steps["caption"].to_pylist() == TOLD, "a column")
+        options += ["--map", f"task={name}"]
+    steps, trajectories = brought(tmp_path, path, *options)
+    check(steps["task"].to_pylist() == TOLD and str(steps["task"].type) == "string", "steps")
+    check(name == "task" or name not in steps.column_names, "one column")
+    equal(trajectories["task"].to_pylist(), DO, "trajectories")
+    for form, more in [("lerobot", ["--fps", 5]), ("rlds", ["--name", "arm"])]:
+        trajmill("export", tmp_path / "dataset", tmp_path / form, "--to", form, *more)
+    tasks = pq.read_table(tmp_path / "lerobot/meta/tasks.parquet").to_pandas()
+    check(set(tasks.index) == set(DO), tasks)
+    features = (tmp_path / "rlds/features.json").read_text()
+    check('"language_instruction"' in features and '"caption"' not in features, features)
+
+
+def test_a_task_that_changes_within_a_trajectory_and_other_columns_of_that_name(tmp_path):
+    told = [f"{text}, part {row % 2}" for row, text in enumerate(TOLD)]
+    rows = made("tasks").append_column("task", pa.array(np.arange(N)))
+    rows = rows.append_column("language_instruction", pa.array(told))
+    pq.write_table(rows, tmp_path / "log.parquet")
+    steps, trajectories = brought(tmp_path, tmp_path / "log.parquet")
+    equal(steps["task"].to_pylist(), told, "steps")
+    equal(steps["source_task"].to_pylist(), np.arange(N), "the column that is no text")
+    equal(trajectories["task"].to_pylist(), [told[end - n] for end, n in zip(ENDS, LENGTHS)], "first")
+    wrong = ["`task` is int64, but a task is text"]
+    refused(tmp_path, tmp_path / "log.parquet", wrong, "--map", "task=task")
+    steps, _ = brought(tmp_path, tmp_path / "log.parquet", "--map", "task=note", name="mapped")
+    equal(steps["task"].to_pylist(), rows["note"].to_pylist(), "the mapped column")
+    equal(steps["language_instruction"].to_pylist(), told, "the other one keeps its name")
+
+
+@pytest.mark.parametrize("key", ["task", "instruction", "kind"])
+def test_a_key_of_folders_can_be_the_task(tmp_path, key):
+    whole = made("keys").drop_columns(["episode"])
+    starts = [end - length for end, length in zip(ENDS, LENGTHS)]
+    for index, (text, start, length) in enumerate(zip(DO, starts, LENGTHS)):
+        folder = tmp_path / "log" / f"{key}={text.replace(' ', '%20')}" / f"episode={index}"
+        folder.mkdir(parents=True)
+        pq.write_table(whole.slice(start, length), folder / "part-0.parquet")
+    options = ["--map", "task=kind"] if key == "kind" else []
+    _, trajectories = brought(tmp_path, tmp_path / "log", *options)
+    found = zip(trajectories["source_key"].to_pylist(), trajectories["task"].to_pylist())
+    check(dict(found) == {str(index): text for index, text in enumerate(DO)}, trajectories)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_task_of_a_row_per_episode(tmp_path, listed):
+    whole = made("rows")
+    starts = [end - length for end, length in zip(ENDS, LENGTHS)]
+    parts = [whole.slice(start, length) for start, length in zip(starts, LENGTHS)]
+    rows = {
+        name: [part[name].to_pylist() for part in parts]
+        for name in ["observations", "actions", "rewards", "terminals"]
+    }
+    told = [[f"{text} {step}" for step in range(n)] for text, n in zip(DO, LENGTHS)]
+    rows["say"] = told if listed else DO
+    rows["task"] = [7, 8, 9, 10]
+    pq.write_table(pa.table(rows), tmp_path / "log.parquet")
+    steps, trajectories = brought(tmp_path, tmp_path / "log.parquet", "--map", "task=say")
+    wanted = [texts[0] for texts in told] if listed else DO
+    equal(trajectories["task"].to_pylist(), wanted, "trajectories")
+    equal(trajectories["source_task"].to_pylist(), rows["task"], "the column that is no text")
+    if listed:
+        equal(steps["task"].to_pylist(), sum(told, []), "steps")
+    wrong = ["`task` is int64, but a task is text"]
+    refused(tmp_path, tmp_path / "log.parquet", wrong, "--map", "task=task")

@@ -355,12 +355,50 @@ pub(crate) fn write_array(
     file.array(name, Element::Plain(plain.element.clone()), &shape, &bytes)
 }
 
-/// Reports the columns `names` as left out, because plain arrays cannot hold them.
-pub(crate) fn report_left_out(written: &mut Written, names: &[String]) {
+/// Reports the columns `names` of steps as left out, because plain arrays cannot hold them. Tasks are
+/// kept in `tasks`, one for each trajectory.
+pub(crate) fn report_left_out(
+    outgoing: &OutgoingDataset,
+    written: &mut Written,
+    names: &[String],
+    tasks: &str,
+) {
+    let of = |schema: &Schema, name: &str| schema.field_with_name(name).cloned().ok();
     for name in names {
-        written.cannot_hold(
-            format!("column `{name}`"),
-            "left out: it does not hold numbers",
-        );
+        let Some(field) = of(outgoing.steps(), name) else {
+            continue;
+        };
+        let what = format!("column `{name}`");
+        let carried = of(outgoing.carried(), name);
+        let is_task = name == step::TASK && *field.data_type() == DataType::Utf8;
+        if is_task && carried.is_some_and(|carried| carried.data_type() == field.data_type()) {
+            written.cannot_hold(
+                what,
+                format!("{tasks}, one for each trajectory: that of its first step"),
+            );
+        } else {
+            written.cannot_hold(what, format!("left out: {}", why_not_plain(&field)));
+        }
     }
+}
+
+/// Returns the reason why no plain array holds a column.
+fn why_not_plain(field: &Field) -> String {
+    fn odd(field: &Field, name: &str) -> Option<String> {
+        match field.data_type() {
+            DataType::Struct(fields) => fields
+                .iter()
+                .find_map(|part| odd(part, &format!("{name}['{}']", part.name()))),
+            _ if plain_arrays(field, name).is_some() => None,
+            DataType::List(_) => Some(format!(
+                "`{name}` is {}, and the rows of an array have one length",
+                type_name(field.data_type())
+            )),
+            other => Some(format!(
+                "`{name}` is {}, and arrays hold numbers",
+                type_name(other)
+            )),
+        }
+    }
+    odd(field, field.name()).unwrap_or_else(|| "arrays cannot hold it".to_owned())
 }

@@ -61,7 +61,8 @@ impl Places {
 
 impl SortedRows {
     /// Sorts `rows`, which have the columns of `table`, by the columns `keys`. Rows whose keys are
-    /// equal stay in the order of the source. Scratch files are in `scratch`; `memory` bounds the bytes that are sorted at once.
+    /// equal stay in the order of the source. Scratch files are in `scratch`; `memory` bounds the
+    /// bytes that are sorted at once.
     ///
     /// # Errors
     /// Returns an error if a column cannot be sorted.

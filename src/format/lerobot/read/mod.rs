@@ -62,8 +62,8 @@ pub(crate) struct LeRobot {
     tables: Tables,
     /// Episodes that are not read yet, the next one last.
     episodes: Vec<Episode>,
-    /// The columns that trajmill added to the metadata of episodes.
-    own_columns: RecordBatch,
+    /// What else the metadata says about episodes.
+    facts: RecordBatch,
     /// The statistics of videos, by the row of the episode.
     video_statistics: Vec<Statistics>,
     about: SchemaRef,
@@ -91,7 +91,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let tables = Tables::read(&info)?;
     let Episodes {
         list: mut episodes,
-        own_columns,
+        facts,
         video_statistics,
     } = episodes::read(&info)?;
     if episodes.is_empty() {
@@ -142,7 +142,11 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         }
     }
     episodes.reverse();
-    let about = trajectory_columns(&info, &own_columns);
+    for (name, reason) in facts.left_out {
+        left_out.leave_out(name, reason);
+    }
+    let facts = facts.columns;
+    let about = trajectory_columns(&info, &facts);
     let final_observations = match schema.field_with_name(step::OBSERVATION) {
         Ok(observation) => FinalObservations::open(path, observation.data_type())?,
         // Every feature that could be an observation has a name of its own.
@@ -154,7 +158,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         columns,
         tables,
         episodes,
-        own_columns,
+        facts,
         video_statistics,
         about,
         found,
@@ -266,7 +270,7 @@ impl LeRobot {
                 let text = renamed::statistics(&text, &self.renames);
                 return Ok(Arc::new(StringArray::from(vec![text])));
             }
-            if let Some(own) = self.own_columns.column_by_name(field.name()) {
+            if let Some(own) = self.facts.column_by_name(field.name()) {
                 return Ok(own.slice(episode.row, 1));
             }
             if field.name() == SPLIT {

@@ -98,8 +98,8 @@ fn other_rate(times: &[f64], frames: &[f64], fps: f64) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// Returns the rate that `count` times at `rate` state if `fps` is another. Each time is shifted
-    /// by what `shift` returns, and rounded as in files.
+    /// Returns the rate that `count` times at `rate` state if `fps` is another. `shift` shifts each
+    /// time, which is then rounded as in files.
     fn stated(rate: f64, count: usize, fps: f64, shift: impl Fn(usize) -> f64) -> Option<f64> {
         let time = |row: usize| f64::from((row as f64 / rate + shift(row)) as f32);
         let times: Vec<f64> = (0..count).map(time).collect();

@@ -360,7 +360,8 @@ fn only(columns: Columns, target: &str) -> Result<String> {
     match columns.as_slice() {
         [only] => Ok(only.clone()),
         [first, second, ..] => Err(Error::usage(format!(
-            "`{target}` takes one column, but the pattern matches several: `{first}`, `{second}`, …"
+            "`{target}` takes one column, but the pattern matches several, such as `{first}` \
+             and `{second}`"
         ))
         .hint("name one column, without `*` and `?`")),
         [] => Err(Error::failed(format!("no column for `{target}`"))),

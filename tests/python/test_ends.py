@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oracle import SEEDS, check, says, table, trajmill
+from oracle import SEEDS, check, manifest, says, table, trajmill
 
 # Lengths of trajectories, whether each ended in a terminal state, and whether it was cut off.
 LENGTHS = [4, 3, 5, 2]
@@ -470,6 +470,10 @@ def test_torchrl_replay_buffers(capacity, written, lengths, tmp_path):
     check((own["reward"].to_numpy() == found).all(), "rewards")
     terminated = own["terminated"].to_numpy()
     check((terminated == (found % 8 == 3)).all(), "terminated")
+    account = manifest(tmp_path / "out")["lineage"]["imports"][0]
+    named = {*account["columns"], *(left["name"] for left in account["left_out"])}
+    for name in ["next/done", "done", "next/observation", "index", "action"]:
+        check(name in named, f"{name} is accounted for: {account}")
     # The folder of the storage itself.
     imported(path / "storage", tmp_path / "inner")
     check(table(tmp_path / "inner").equals(rows), "the storage itself")
@@ -503,3 +507,26 @@ def test_values_that_are_not_finite(tmp_path):
     check(np.isnan(table(tmp_path / "out")["reward"].to_numpy()[5]), "as it is")
     imported(path, tmp_path / "out", "--on-error", "quarantine", "--allowed", "1")
     check(ends(tmp_path / "out")[0] == [4, 5, 2], f"{ends(tmp_path / 'out')}")
+
+
+@pytest.mark.parametrize(
+    "name, values, what",
+    [
+        ("episode_starts", [1, 0, 0, 1, 0, 0], "columns"),
+        ("episode_terminals", [0, 0, 1, 0, 0, 1], "columns"),
+        ("episode_ends", [3, 6], "columns"),
+        ("lengths", [3, 3], "columns"),
+        ("episode", [17, 17, 17, 42, 42, 42], "left_out"),
+    ],
+)
+def test_an_array_of_boundaries_is_accounted_for(tmp_path, name, values, what):
+    rows = {"observations": np.zeros((6, 2)), "actions": np.zeros((6, 1)), "rewards": np.zeros(6)}
+    np.savez(tmp_path / "set.npz", **rows, **{name: np.array(values)})
+    done = imported(tmp_path / "set.npz", tmp_path / "out")
+    check(table(tmp_path / "out", "trajectories")["length"].to_pylist() == [3, 3], "lengths")
+    account = manifest(tmp_path / "out")["lineage"]["imports"][0]
+    if what == "columns":
+        check(account["columns"].get(name) == "trajectory_id", account)
+    else:
+        check([left["name"] for left in account["left_out"]] == [name], account)
+        says(done.stderr, [f"left out: {name}: it tells trajectories apart"], "the summary")

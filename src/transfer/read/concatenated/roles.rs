@@ -109,8 +109,15 @@ impl Concatenated {
             Some(_) => Vec::new(),
             None => boundaries::take(&mut arrays, observation.layout.rows)?,
         };
+        for array in start.iter().chain(&stated) {
+            account.keep(&array.layout.name, step::TRAJECTORY_ID);
+        }
         if terminated.is_none() && truncated.is_none() && start.is_none() && stated.is_empty() {
             start = boundaries::starts_from_ids(&mut arrays, observation.layout.rows);
+            if let Some(ids) = &start {
+                let reason = "it tells trajectories apart, which are numbered anew";
+                account.leave_out(&ids.layout.name, reason);
+            }
         }
         // If there are flags for every observation, an array with the name of split indices has no
         // fixed meaning.
@@ -122,6 +129,9 @@ impl Concatenated {
         } else {
             take(&mut arrays, options, "", names::SPLIT)?
         };
+        if let Some(split) = &split {
+            account.keep(&split.layout.name, step::TRAJECTORY_ID);
+        }
 
         let flag_names: Vec<(String, &str)> = [
             (&terminated, step::TERMINATED),

@@ -17,6 +17,7 @@ mod nested;
 mod pixels;
 mod plan;
 mod quantiles;
+mod renumbered;
 mod rolling_files;
 mod source_infos;
 mod stats;

@@ -11,6 +11,7 @@ use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
 use super::nested::nested_vectors;
 use super::quantiles::KeyType;
+use super::renumbered::{Renumbered, renumbered};
 use super::source_infos::{declared, source_infos};
 use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
@@ -188,6 +189,27 @@ impl Plan {
                 vec![1],
                 Origin::Place(feature),
             );
+        }
+        for Renumbered { name, has_nulls } in renumbered(outgoing, &plan)? {
+            // The numbers of a LeRobot dataset say what those of the output say.
+            if declared(&infos, name).next().is_some() {
+                written.cannot_hold(
+                    format!("the values of `{name}`"),
+                    "computed anew, because LeRobot numbers what it holds",
+                );
+                continue;
+            }
+            let feature = format!("source_{name}");
+            written.cannot_hold(
+                format!("the column `{name}`, a name of LeRobot's own numbers"),
+                format!("`{feature}`"),
+            );
+            let field = outgoing.steps().field_with_name(name)?;
+            plan.column(&feature, field, name, None, written);
+            if has_nulls {
+                let valid = format!("{feature}_valid");
+                plan.add(valid, "bool", vec![1], Origin::Valid(name.to_owned()));
+            }
         }
         if options.images == Some(Images::Video) && plan.cameras.is_empty() {
             return Err(Error::usage(

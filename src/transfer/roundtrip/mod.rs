@@ -7,3 +7,4 @@ pub(crate) mod marks;
 pub(crate) mod models;
 pub(crate) mod note;
 pub(crate) mod restore;
+mod structs;

@@ -355,8 +355,8 @@ pub(crate) fn write_array(
     file.array(name, Element::Plain(plain.element.clone()), &shape, &bytes)
 }
 
-/// Reports the columns `names` of steps as left out, because plain arrays cannot hold them. Tasks are
-/// kept in `tasks`, one for each trajectory.
+/// Reports the columns `names` of steps as left out, because plain arrays cannot hold them. Tasks
+/// are kept in `tasks`, one for each trajectory.
 pub(crate) fn report_left_out(
     outgoing: &OutgoingDataset,
     written: &mut Written,

@@ -8,6 +8,7 @@ mod cameras;
 mod columns;
 mod convert;
 mod data_file;
+mod rate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use self::cameras::Cameras;
 use self::columns::{Column, Columns, Kind, SPLIT, columns, renames, trajectory_columns};
 use self::convert::{images, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
+use self::rate::verify_rate;
 use crate::dataset::schema::{step, trajectory, type_name};
 use crate::dataset::videos::resolve;
 use crate::dataset::{self, Account};
@@ -335,6 +337,7 @@ impl LeRobot {
         let table = open.rows(rows, &|name| self.choice.reads(name))?;
         let place = |error: Error| error.at(path.display());
         verify_rows(&table, self.info.layout, episode).map_err(place)?;
+        verify_rate(&self.info, &table).map_err(place)?;
         let frames = self.frames(&table, episode)?;
         self.convert(&table, episode, &frames).map_err(place)
     }

@@ -279,12 +279,12 @@ mod tests {
     fn columns_are_shown_with_types_as_users_write_them() {
         let columns = "observation FixedSizeList(2 x non-null Float32, field: 'element') false, \
                        my note Utf8 true, \
-                       cam Struct(\"path\": Utf8, \"timestamp\": non-null Float64) true tolerance 0.1, \
+                       cam Struct(\"path\": Utf8, \"at\": non-null Float64) true tolerance 1, \
                        points List(Float64, field: 'item') true";
         assert_eq!(
             readable("columns", columns),
             "observation float32[2], my note text, \
-             cam struct[path: text, timestamp: float64], points list[float64]"
+             cam struct[path: text, at: float64], points list[float64]"
         );
         assert_eq!(readable("columns", "a, b"), "a, b");
         assert_eq!(readable("map", "a Float64 true"), "a Float64 true");

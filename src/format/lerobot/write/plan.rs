@@ -11,7 +11,6 @@ use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
 use super::nested::nested_vectors;
 use super::quantiles::KeyType;
-use super::renumbered::{Renumbered, renumbered};
 use super::source_infos::{declared, source_infos};
 use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
@@ -190,27 +189,6 @@ impl Plan {
                 Origin::Place(feature),
             );
         }
-        for Renumbered { name, has_nulls } in renumbered(outgoing, &plan)? {
-            // The numbers of a LeRobot dataset say what those of the output say.
-            if declared(&infos, name).next().is_some() {
-                written.cannot_hold(
-                    format!("the values of `{name}`"),
-                    "computed anew, because LeRobot numbers what it holds",
-                );
-                continue;
-            }
-            let feature = format!("source_{name}");
-            written.cannot_hold(
-                format!("the column `{name}`, a name of LeRobot's own numbers"),
-                format!("`{feature}`"),
-            );
-            let field = outgoing.steps().field_with_name(name)?;
-            plan.column(&feature, field, name, None, written);
-            if has_nulls {
-                let valid = format!("{feature}_valid");
-                plan.add(valid, "bool", vec![1], Origin::Valid(name.to_owned()));
-            }
-        }
         if options.images == Some(Images::Video) && plan.cameras.is_empty() {
             return Err(Error::usage(
                 "`images: video` is given, but no column holds images or pixels",
@@ -219,20 +197,32 @@ impl Plan {
                 "leave out `images` (`--images`): pixels are columns `uint8[H*W*3]` with a shape",
             ));
         }
+        plan.verify_names()?;
+        Ok(plan)
+    }
+
+    /// Verifies that no two features have the same name.
+    pub(crate) fn verify_names(&self) -> Result<()> {
         let mut seen = HashSet::new();
-        let names = plan.features.iter().map(|feature| &feature.name);
-        let mut names = names.chain(plan.cameras.iter().map(|camera| &camera.name));
+        let names = self.features.iter().map(|feature| &feature.name);
+        let mut names = names.chain(self.cameras.iter().map(|camera| &camera.name));
         match names.find(|name| !seen.insert(name.as_str())) {
             Some(twice) => Err(Error::failed(format!(
                 "two columns would both become the feature `{twice}`"
             ))
             .hint("rename one of them with `derive`, or leave it out with `columns`")),
-            None => Ok(plan),
+            None => Ok(()),
         }
     }
 
     /// Adds one feature.
-    fn add(&mut self, name: String, dtype: &'static str, shape: Vec<usize>, from: Origin) {
+    pub(crate) fn add(
+        &mut self,
+        name: String,
+        dtype: &'static str,
+        shape: Vec<usize>,
+        from: Origin,
+    ) {
         let key_type = match dtype {
             "string" | "image" => None,
             "float16" | "float32" => Some(KeyType::Float32),
@@ -266,7 +256,7 @@ impl Plan {
     }
 
     /// Adds the features that a column of steps becomes.
-    fn column(
+    pub(crate) fn column(
         &mut self,
         feature: &str,
         field: &Field,

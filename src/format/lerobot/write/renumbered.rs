@@ -1,4 +1,4 @@
-//! Columns of steps with the names of LeRobot's own numbers, such as `episode_index`, and with other
+//! Columns of steps that are named as LeRobot's own numbers, such as `episode_index`, with other
 //! values.
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -7,20 +7,53 @@ use arrow::datatypes::{DataType, Float64Type};
 
 use super::features::{EpisodePlace, Generated, Origin};
 use super::plan::Plan;
+use super::source_infos::{declared, source_infos};
 use crate::error::Result;
-use crate::transfer::write::OutgoingDataset;
+use crate::transfer::write::{OutgoingDataset, Written};
 
 /// The difference of two times, in seconds, that LeRobot's loader tolerates.
 const TOLERANCE: f64 = 1e-4;
 
+/// Adds features to `plan` that keep the columns whose names LeRobot uses for its own numbers. The
+/// numbers of a LeRobot dataset are not kept. Both is noted in `written`.
+pub(crate) fn keep_numbers(
+    outgoing: &OutgoingDataset,
+    plan: &mut Plan,
+    written: &mut Written,
+) -> Result<()> {
+    let infos = source_infos(&outgoing.manifest().lineage.source_metadata);
+    for Renumbered { name, has_nulls } in renumbered(outgoing, plan)? {
+        // The numbers of a LeRobot dataset say what those of the output say.
+        if declared(&infos, name).next().is_some() {
+            written.cannot_hold(
+                format!("the values of `{name}`"),
+                "computed anew, because LeRobot numbers what it holds",
+            );
+            continue;
+        }
+        let feature = format!("source_{name}");
+        written.cannot_hold(
+            format!("the column `{name}`, a name of LeRobot's own numbers"),
+            format!("`{feature}`"),
+        );
+        let field = outgoing.steps().field_with_name(name)?;
+        plan.column(&feature, field, name, None, written);
+        if has_nulls {
+            let valid = format!("{feature}_valid");
+            plan.add(valid, "bool", vec![1], Origin::Valid(name.to_owned()));
+        }
+    }
+    plan.verify_names()
+}
+
 /// A column whose values differ from those of the generated feature of its name.
-pub(crate) struct Renumbered {
-    pub(crate) name: &'static str,
-    pub(crate) has_nulls: bool,
+struct Renumbered {
+    name: &'static str,
+    has_nulls: bool,
 }
 
 /// Returns the columns of `outgoing` whose values differ from those that `plan` generates.
-pub(crate) fn renumbered(outgoing: &OutgoingDataset, plan: &Plan) -> Result<Vec<Renumbered>> {
+fn renumbered(outgoing: &OutgoingDataset, plan: &Plan) -> Result<Vec<Renumbered>> {
     let has = |name: &str| outgoing.steps().index_of(name).is_ok();
     let own: Vec<usize> = (0..plan.features.len())
         .filter(|at| {

@@ -102,8 +102,8 @@ fn tree(found: &lineage::Lineage) -> Result<()> {
 fn describe(ancestor: &Ancestor) -> Result<()> {
     print::line(&format!("  by {}, {}", ancestor.by, ancestor.tool))?;
     for (name, value) in &ancestor.inputs {
-        if name != "tool" {
-            print::line(&format!("  {name}: {value}"))?;
+        if name != "tool" && !value.is_empty() {
+            print::line(&format!("  {name}: {}", lineage::readable(name, value)))?;
         }
     }
     Ok(())

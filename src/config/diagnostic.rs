@@ -81,12 +81,33 @@ impl Source {
 
     /// Returns the lines that describe a fault.
     fn render(&self, fault: &Diagnostic) -> Vec<String> {
-        let start = fault.span.start.min(self.text.len());
+        let (line, column) = self.place(fault.span);
+        let mut lines = vec![format!("{}:{line}:{column}: {}", self.name, fault.message)];
+        lines.extend(self.marked(fault.span));
+        if let Some(help) = &fault.help {
+            let gutter = line.to_string().len();
+            lines.push(format!("{:gutter$} = {help}", ""));
+        }
+        lines
+    }
+
+    /// Returns the lines that show `span`: its place, and its line with a caret below it.
+    pub(crate) fn quote(&self, span: Span) -> Vec<String> {
+        let (line, column) = self.place(span);
+        let gutter = line.to_string().len();
+        let mut lines = vec![format!("{:gutter$}--> {}:{line}:{column}", "", self.name)];
+        lines.extend(self.marked(span));
+        lines
+    }
+
+    /// Returns the line of `span` with a caret below it.
+    fn marked(&self, span: Span) -> Vec<String> {
+        let start = span.start.min(self.text.len());
         let before = self.text.get(..start).unwrap_or_default();
-        let (line_number, column) = self.place(fault.span);
+        let (line_number, column) = self.place(span);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = self.text[line_start..].lines().next().unwrap_or_default();
-        let end = fault.span.end.clamp(start, line_start + line.len());
+        let end = span.end.clamp(start, line_start + line.len());
         let width = self
             .text
             .get(start..end)
@@ -94,15 +115,10 @@ impl Source {
             .max(1);
         let indent = column - 1;
         let gutter = line_number.to_string().len();
-        let mut lines = vec![
-            format!("{}:{line_number}:{column}: {}", self.name, fault.message),
+        vec![
             format!("{:gutter$} |", ""),
             format!("{line_number} | {line}"),
             format!("{:gutter$} | {:indent$}{}", "", "", "^".repeat(width)),
-        ];
-        if let Some(help) = &fault.help {
-            lines.push(format!("{:gutter$} = {help}", ""));
-        }
-        lines
+        ]
     }
 }

@@ -145,7 +145,7 @@ pub(crate) fn prepare(phase: &Phase, workers: usize) -> Result<()> {
         planned
             .part
             .prepare(workers)
-            .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+            .map_err(|error| planned.failed(error))?;
     }
     Ok(())
 }
@@ -158,11 +158,12 @@ fn with_facts(phase: &Phase, table: &SelectionTable) -> Result<Vec<Planned<Arc<d
         let part = planned
             .part
             .with_facts(&facts)
-            .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+            .map_err(|error| planned.failed(error))?;
         Ok(Planned {
             index: planned.index,
             name: planned.name.clone(),
             ahead_of: planned.ahead_of.clone(),
+            quote: planned.quote.clone(),
             part: part.unwrap_or_else(|| Arc::clone(&planned.part)),
         })
     };

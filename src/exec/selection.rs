@@ -96,7 +96,7 @@ pub(crate) fn select(phase: &Phase, sources: &[Dataset], also: &[&str]) -> Resul
         let selected = planned
             .part
             .select(&batch)
-            .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+            .map_err(|error| planned.failed(error))?;
         let mut entry = Flow::through(planned);
         entry.rows_in = rows.values().iter().map(|rows| *rows as u64).sum();
         entry.trajectories_in = batch.num_rows() as u64;

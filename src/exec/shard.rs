@@ -128,7 +128,7 @@ impl Writer<'_> {
             block.frames = self.readers.frames();
             block = clock
                 .time(&planned.name, || planned.part.apply(block, &mut tally))
-                .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+                .map_err(|error| planned.failed(error))?;
             if planned.part.changes().splits {
                 block = renumber(block, self.table.stride)?;
             }

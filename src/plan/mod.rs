@@ -26,6 +26,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
+use crate::error::Error;
 use crate::model::Pin;
 use crate::stage::{Check, Materialise, Selection, TrainIdm, Transform};
 use crate::train;
@@ -96,8 +97,18 @@ pub(crate) struct Planned<T> {
     pub name: String,
     /// The names of the transforms that precede the stage in the pipeline and run after it.
     pub ahead_of: Vec<String>,
+    /// The lines that show the stage in the pipeline file.
+    pub quote: Vec<String>,
     /// The operator or training itself.
     pub part: T,
+}
+
+impl<T> Planned<T> {
+    /// Returns an error of the stage with its name and its place in the pipeline file.
+    pub(crate) fn failed(&self, error: Error) -> Error {
+        let error = error.at(format!("stage `{}`", self.name));
+        error.details(self.quote.iter().cloned())
+    }
 }
 
 /// Where a phase's result goes.

@@ -34,6 +34,8 @@ pub(super) struct Phases {
     pub(super) columns: Columns,
     /// Everything that the result of the open phase depends on.
     pub(super) fingerprint: Fingerprint,
+    /// The lines that show the stage that is bound in the pipeline file.
+    pub(super) quote: Vec<String>,
     /// The phases that are complete.
     pub(super) closed: Vec<Phase>,
     open: Open,
@@ -46,6 +48,7 @@ impl Phases {
             open: Open::at(&columns.steps),
             columns,
             fingerprint,
+            quote: Vec::new(),
             closed: Vec::new(),
         }
     }
@@ -91,6 +94,7 @@ impl Phases {
             index,
             name: name.to_owned(),
             ahead_of,
+            quote: self.quote.clone(),
             part: selection,
         });
     }
@@ -106,6 +110,7 @@ impl Phases {
             index,
             name: name.to_owned(),
             ahead_of: Vec::new(),
+            quote: self.quote.clone(),
             part: transform,
         });
     }
@@ -123,6 +128,7 @@ impl Phases {
             index,
             name: name.to_owned(),
             ahead_of: Vec::new(),
+            quote: self.quote.clone(),
             part: training,
         });
     }

@@ -189,7 +189,11 @@ impl Chain<'_> {
         };
         let path = path.map_or(node.name.span, |path| path.span);
         let label = format!("stage {} {}", index + 1, node.name.name);
-        match (stage.bind)(&options, &context) {
+        let bound = (stage.bind)(&options, &context);
+        // What goes wrong with a model is shown at the model.
+        let shown = node.options.get("model").map(|model| model.span);
+        self.phases.quote = self.pipeline.source.quote(shown.unwrap_or(node.name.span));
+        match bound {
             Err(misfit) => {
                 self.misfit(node, misfit);
                 self.unbind(node);

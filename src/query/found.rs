@@ -34,17 +34,18 @@ impl Session {
     ) -> Result<Option<String>> {
         let parsed = parse(predicate);
         let conditions = match &parsed {
-            Some(expr) if !ignore_nulls => conditions(expr),
+            Some(expr) if !ignore_nulls => conditions(expr, &|name| self.is_aggregate(name)),
             _ => Vec::new(),
         };
-        let nulls: Vec<String> = conditions.iter().map(|one| is_null(table, one)).collect();
+        let nulls: Vec<String> = conditions.iter().map(|one| one.is_null(table)).collect();
         let (holds, unknown) = self.answer(table, predicate, &nulls)?;
         let mut found = Vec::new();
         for ((condition, is_null), rows) in conditions.iter().zip(&nulls).zip(unknown) {
             if rows > 0 {
                 let first = self.first(table, is_null).unwrap_or_default();
                 found.push(format!(
-                    "`{condition}` is null in {}{first} (`nulls: ignore` leaves them out)",
+                    "`{}` is null in {}{first} (`nulls: ignore` leaves them out)",
+                    condition.text,
                     count(rows, "row")
                 ));
             }
@@ -98,6 +99,12 @@ impl Session {
             }
         }
         Ok(found)
+    }
+
+    fn is_aggregate(&self, name: &str) -> bool {
+        let known = self.context.state_ref();
+        let known = known.read();
+        known.aggregate_functions().contains_key(name) || ["every", "some"].contains(&name)
     }
 
     fn counted(&self, table: &str, condition: &str) -> Result<u64> {
@@ -159,14 +166,65 @@ fn has_steps(table: &str) -> bool {
     table == "steps" || table.ends_with(".steps")
 }
 
-/// Returns the condition that `condition` is null on a row that is not a final observation.
-fn is_null(table: &str, condition: &str) -> String {
-    let steps = if has_steps(table) {
-        " AND NOT is_final"
-    } else {
-        ""
-    };
-    format!("({condition}\n) IS NULL{steps}")
+/// A condition within an aggregate.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Within {
+    text: String,
+    /// The conditions under which a `case` asks it.
+    guards: Vec<String>,
+}
+
+impl Within {
+    /// Returns the condition that it is asked and null on a row that is not a final observation.
+    fn is_null(&self, table: &str) -> String {
+        let mut all = vec![format!("({}\n) IS NULL", self.text)];
+        all.extend(self.guards.iter().cloned());
+        if has_steps(table) {
+            all.push("NOT is_final".to_owned());
+        }
+        all.join(" AND ")
+    }
+}
+
+/// Adds the conditions of each `case` in `expr`, which is asked under the conditions `guards`. SQL
+/// goes on with the next branch if one is null.
+fn cases(expr: &Expr, guards: &[String], found: &mut Vec<Within>) {
+    match expr {
+        Expr::Nested(inner)
+        | Expr::UnaryOp { expr: inner, .. }
+        | Expr::Cast { expr: inner, .. } => cases(inner, guards, found),
+        Expr::BinaryOp { left, right, .. } => {
+            cases(left, guards, found);
+            cases(right, guards, found);
+        }
+        Expr::Case {
+            operand,
+            conditions,
+            else_result,
+            ..
+        } => {
+            let mut guards = guards.to_vec();
+            for branch in conditions {
+                cases(&branch.condition, &guards, found);
+                let text = match operand {
+                    Some(operand) => format!("{operand} = {}", branch.condition),
+                    None => branch.condition.to_string(),
+                };
+                let so_far = guards.clone();
+                guards.push(format!("({text}\n) IS NOT TRUE"));
+                let taken = [&so_far[..], &[format!("({text}\n) IS TRUE")]].concat();
+                cases(&branch.result, &taken, found);
+                found.push(Within {
+                    text,
+                    guards: so_far,
+                });
+            }
+            if let Some(expr) = else_result {
+                cases(expr, &guards, found);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn parse(predicate: &str) -> Option<Expr> {
@@ -311,42 +369,62 @@ fn argument(function: &Function) -> Option<&Expr> {
     }
 }
 
-/// Returns the conditions within the aggregates of `expr`. A condition within a subquery is about
-/// another table.
-fn conditions(expr: &Expr) -> Vec<String> {
-    struct Conditions(Vec<String>);
+/// Returns the conditions within the aggregates of `expr`, which `is_aggregate` knows by their
+/// names. A condition within a subquery is about another table.
+fn conditions(expr: &Expr, is_aggregate: &dyn Fn(&str) -> bool) -> Vec<Within> {
+    struct Conditions<'a> {
+        is_aggregate: &'a dyn Fn(&str) -> bool,
+        subqueries: usize,
+        found: Vec<Within>,
+    }
 
-    impl Visitor for Conditions {
+    impl Visitor for Conditions<'_> {
         type Break = ();
 
         fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-            ControlFlow::Break(())
+            self.subqueries += 1;
+            ControlFlow::Continue(())
+        }
+
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            self.subqueries -= 1;
+            ControlFlow::Continue(())
         }
 
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             let Expr::Function(function) = expr else {
                 return ControlFlow::Continue(());
             };
-            if function.over.is_none() {
-                let within = is_named(function, &["bool_and", "bool_or", "every", "some"]);
-                let within = within.then(|| argument(function)).flatten();
-                let filter = function.filter.as_deref();
-                self.0
-                    .extend(within.into_iter().chain(filter).map(Expr::to_string));
+            let name = function.name.to_string().to_lowercase();
+            if self.subqueries > 0 || function.over.is_some() || !(self.is_aggregate)(&name) {
+                return ControlFlow::Continue(());
+            }
+            let is_condition = is_named(function, &["bool_and", "bool_or", "every", "some"]);
+            let filter = function.filter.as_deref().map(|filter| (filter, true));
+            let argument = argument(function).map(|argument| (argument, is_condition));
+            for (expr, is_condition) in filter.into_iter().chain(argument) {
+                if is_condition {
+                    self.found.push(Within {
+                        text: expr.to_string(),
+                        guards: Vec::new(),
+                    });
+                }
+                cases(expr, &[], &mut self.found);
             }
             ControlFlow::Continue(())
         }
     }
 
-    let mut found = Conditions(Vec::new());
-    match expr.visit(&mut found) {
-        ControlFlow::Continue(()) => {
-            found.0.sort_unstable();
-            found.0.dedup();
-            found.0
-        }
-        ControlFlow::Break(()) => Vec::new(),
-    }
+    let mut conditions = Conditions {
+        is_aggregate,
+        subqueries: 0,
+        found: Vec::new(),
+    };
+    let _: ControlFlow<()> = expr.visit(&mut conditions);
+    let mut found = conditions.found;
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 #[cfg(test)]
@@ -374,7 +452,11 @@ mod tests {
 
     #[test]
     fn conditions_within_aggregates_are_found_but_not_those_of_subqueries() {
-        let of = |predicate: &str| conditions(&parse(predicate).unwrap());
+        let known = ["count", "bool_and", "max", "sum"];
+        let of = |predicate: &str| {
+            let found = conditions(&parse(predicate).unwrap(), &|name| known.contains(&name));
+            found.into_iter().map(|one| one.text).collect::<Vec<_>>()
+        };
         assert_eq!(
             of("count(*) filter (where a > 1) = 0 and bool_and(b < 2) and max(c) > 1"),
             ["a > 1", "b < 2"]
@@ -382,6 +464,28 @@ mod tests {
         assert_eq!(
             of("count(*) > (select count(*) filter (where a > 1) from steps)"),
             [""; 0]
+        );
+        assert_eq!(
+            of("count(*) filter (where a > 1) > (select max(b) filter (where c) from steps)"),
+            ["a > 1"]
+        );
+        assert_eq!(
+            of("case when count(*) > 1 then sum(case when a > 1 then 1 else 0 end) = 3 end"),
+            ["a > 1"]
+        );
+        let case = "sum(case when a is null then 0 when a > 1 then case b when 2 then 1 end end)";
+        let found = conditions(&parse(case).unwrap(), &|name| known.contains(&name));
+        let found: Vec<String> = found
+            .iter()
+            .map(|one| one.is_null("trajectories"))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "(a > 1\n) IS NULL AND (a IS NULL\n) IS NOT TRUE",
+                "(a IS NULL\n) IS NULL",
+                "(b = 2\n) IS NULL AND (a IS NULL\n) IS NOT TRUE AND (a > 1\n) IS TRUE",
+            ]
         );
         assert_eq!(
             parts(&parse("a > 1 and (b = 2 and c) and (d or e)").unwrap()).len(),

@@ -9,7 +9,7 @@ use arrow::datatypes::DataType;
 use serde_json::{Value, json};
 
 use crate::commit;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::dataset::{Ancestor, Ancestry, Dataset, files, layout};
 use crate::error::{Error, Result};
 use crate::query::{Session, SessionOptions};
@@ -161,6 +161,47 @@ fn foreign(path: &Path, row: Option<(i64, i64)>) -> Result<Lineage> {
     })
 }
 
+/// Returns the value of an input as users write it: the types of columns are Arrow's in a manifest.
+pub(crate) fn readable(name: &str, value: &str) -> String {
+    let is_schema = ["columns", "trajectories"].contains(&name);
+    let columns = is_schema.then(|| readable_columns(value)).flatten();
+    columns.unwrap_or_else(|| value.to_owned())
+}
+
+/// Returns a list of columns with their types; `None` if `text` is none.
+fn readable_columns(text: &str) -> Option<String> {
+    let mut found = Vec::new();
+    let mut open = String::new();
+    // The names of types contain commas too.
+    for piece in text.split(", ") {
+        if !open.is_empty() {
+            open.push_str(", ");
+        }
+        open.push_str(piece);
+        if let Some(column) = readable_column(&open) {
+            found.push(column);
+            open.clear();
+        }
+    }
+    open.is_empty().then(|| found.join(", "))
+}
+
+/// Returns a column with its type: `reward Float64 true` is `reward float64`.
+fn readable_column(text: &str) -> Option<String> {
+    let text = text
+        .split_once(" tolerance ")
+        .map_or(text, |(text, _)| text);
+    let (text, nullable) = text.rsplit_once(' ')?;
+    if !["true", "false"].contains(&nullable) {
+        return None;
+    }
+    let mut spaces = text.match_indices(' ');
+    spaces.find_map(|(at, _)| {
+        let data_type: DataType = text[at + 1..].parse().ok()?;
+        Some(format!("{} {}", &text[..at], type_name(&data_type)))
+    })
+}
+
 /// Returns the models among the inputs of a dataset.
 fn models<'a>(
     (manifest, ancestor): (Option<&'a str>, &'a Ancestor),
@@ -233,6 +274,21 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_shown_with_types_as_users_write_them() {
+        let columns = "observation FixedSizeList(2 x non-null Float32, field: 'element') false, \
+                       my note Utf8 true, \
+                       cam Struct(\"path\": Utf8, \"at\": non-null Float64) true tolerance 1, \
+                       points List(Float64, field: 'item') true";
+        assert_eq!(
+            readable("columns", columns),
+            "observation float32[2], my note text, \
+             cam struct[path: text, at: float64], points list[float64]"
+        );
+        assert_eq!(readable("columns", "a, b"), "a, b");
+        assert_eq!(readable("map", "a Float64 true"), "a Float64 true");
+    }
 
     #[test]
     fn models_are_found_among_the_inputs() {

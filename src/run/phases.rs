@@ -62,7 +62,7 @@ pub(super) fn execute(
             .map_or(sources.datasets.as_slice(), std::slice::from_ref);
         for model in &phase.trainings {
             let report = models::train(model, input, options, &made.clock)
-                .map_err(|error| error.at(format!("stage `{}`", model.name)))?;
+                .map_err(|error| model.failed(error))?;
             trained.push(report);
         }
         let (name, shard_rows, imported, videos) = match &phase.sink {

@@ -148,3 +148,23 @@ def test_a_check_whose_condition_is_null_does_not_pass(data, tmp_path):
         "a check with nulls",
     )
     run(tmp_path, [{"check": {"steps": [predicate], "nulls": "ignore"}}], data.path)
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        "count(*) filter (where case when reward > 1000 then true else false end) = 0",
+        "sum(case when reward > 1000 then 1 else 0 end) = 0",
+        "bool_and(case when is_final then true when reward > 1000 then false else true end)",
+    ],
+)
+def test_a_case_hides_no_null_from_a_check(data, tmp_path, predicate):
+    unknown = sum(np.isnan(reward) for _, _, reward in rows(data))
+    done = run(tmp_path, [{"check": [predicate]}], data.path, code=4)
+    says(done.stderr, [f"`reward > 1000` is null in {unknown} rows, first at "], predicate)
+    run(tmp_path, [{"check": {"steps": [predicate], "nulls": "ignore"}}], data.path)
+
+
+def test_a_case_that_asks_about_nulls_first_passes(data, tmp_path):
+    predicate = "sum(case when reward is null then 0 when reward > 1000 then 1 else 0 end) = 0"
+    run(tmp_path, [{"check": [predicate]}], data.path)

@@ -140,3 +140,11 @@ def test_a_foreign_dataset_that_needs_options_names_the_import(tmp_path, tempora
     says(refused, ["cannot tell the format", "trajmill import", "--from"], "the error")
     refused = trajmill("info", D4RL, "--verify", code=2).stderr
     says(refused, ["`--verify` needs a trajmill dataset", "trajmill validate"], "verify")
+
+
+def test_columns_of_merged_sources_have_types_as_users_write_them(tmp_path):
+    trajmill("import", D4RL, tmp_path / "one")
+    step(tmp_path, "one", "two", {"derive": {"twice": "reward * 2"}})
+    text = trajmill("lineage", step(tmp_path, ["one", "two"], "three")).stdout
+    says(text, ["columns: observation float", "twice float", "uid text"], "the text")
+    check("FixedSizeList" not in text and "Utf8" not in text, f"Arrow's types: {text}")

@@ -506,7 +506,8 @@ def test_a_model_that_mixes_rows_is_refused(log, tmp_path, name, size):
         [("zero", np.array(0))],
     )
     options = {"model": str(path), "inputs": {"obs": "single"}}
-    refused(tmp_path, log[0], options, ["the output `y` for a row depends on the other rows"])
+    said = ["the output `y` for a row depends on the other rows", "--> ", "refused.yaml:", "^^^"]
+    refused(tmp_path, log[0], options, said)
 
 
 # Rows of the data that lie outside the values with which a model is tried out before a run.

@@ -585,3 +585,38 @@ def test_findings_alike_are_folded(tmp_path):
     lines = [line for line in done.stdout.splitlines() if "[nan-action]" in line]
     check(len(lines) == 3, f"{len(lines)} lines")
     says(done.stdout, ["… and 98 more like it [nan-action]"], "the rest")
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_numbers_of_the_user_with_names_of_lerobots_are_kept(tmp_path, version):
+    n = 12
+    columns = {
+        "trajectory_id": [0] * 6 + [1] * 6,
+        "episode_index": [70] * 6 + [40] * 6,
+        "index": [None, *range(1, n)],
+        "timestamp": [row * 0.5 for row in range(n)],
+        "frame_index": [*range(6)] * 2,
+        "observation": pa.array([[row, 1.0] for row in range(n)], pa.list_(pa.float32())),
+        "action": pa.array([[0.5]] * n, pa.list_(pa.float32())),
+        "terminated": ([False] * 5 + [True]) * 2,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "made")
+    done = trajmill("export", tmp_path / "made", tmp_path / "out", "--to", version, "--fps", 10)
+    for name in ("episode_index", "index", "timestamp"):
+        says(done.stderr, [f"column `{name}`", f"`source_{name}`"], name)
+    check("`frame_index`" not in done.stderr, f"the same numbers: {done.stderr}")
+    found = pa.concat_tables(
+        pq.read_table(file) for file in sorted((tmp_path / "out/data").glob("*/*.parquet"))
+    )
+    for name in ("episode_index", "timestamp"):
+        check(found[f"source_{name}"].to_pylist() == columns[name], f"{name} of the user")
+    check(found["source_index_valid"].to_pylist() == [False] + [True] * 11, "a null")
+    check(found["episode_index"].to_pylist() == [0] * 6 + [1] * 6, "LeRobot's own numbers")
+    trajmill("import", tmp_path / "out", tmp_path / "back")
+    check(table(tmp_path / "back")["source_index"].to_pylist() == columns["index"], "back")
+    # Those of a LeRobot dataset are computed anew, and the summary says so.
+    lines = {"filter": {"trajectories": "source_key = '1'"}}
+    made = oracle.run(tmp_path, [lines], str(tmp_path / "back"), name="one")
+    done = trajmill("export", made.path, tmp_path / "again", "--to", version)
+    says(done.stderr, ["the values of `episode_index`: computed anew"], "LeRobot's own numbers")

@@ -17,6 +17,7 @@ mod nested;
 mod pixels;
 mod plan;
 mod quantiles;
+mod renumbered;
 mod rolling_files;
 mod source_infos;
 mod stats;
@@ -42,6 +43,7 @@ use self::metadata::{
 use self::pixels::PixelCounts;
 use self::plan::Plan;
 use self::quantiles::QuantileSearch;
+use self::renumbered::keep_numbers;
 use self::rolling_files::RollingFiles;
 use self::stats::{RunningSummary, Summary, summary};
 use self::texts::TextTable;
@@ -85,7 +87,8 @@ fn write(
     version: Version,
 ) -> Result<Written> {
     let mut written = Written::default();
-    let plan = Plan::new(outgoing, options, &mut written)?;
+    let mut plan = Plan::new(outgoing, options, &mut written)?;
+    keep_numbers(outgoing, &mut plan, &mut written)?;
     let videos = write_videos(
         outgoing,
         (&plan.cameras, plan.fps),

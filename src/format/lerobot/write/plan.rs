@@ -197,20 +197,32 @@ impl Plan {
                 "leave out `images` (`--images`): pixels are columns `uint8[H*W*3]` with a shape",
             ));
         }
+        plan.verify_names()?;
+        Ok(plan)
+    }
+
+    /// Verifies that no two features have the same name.
+    pub(crate) fn verify_names(&self) -> Result<()> {
         let mut seen = HashSet::new();
-        let names = plan.features.iter().map(|feature| &feature.name);
-        let mut names = names.chain(plan.cameras.iter().map(|camera| &camera.name));
+        let names = self.features.iter().map(|feature| &feature.name);
+        let mut names = names.chain(self.cameras.iter().map(|camera| &camera.name));
         match names.find(|name| !seen.insert(name.as_str())) {
             Some(twice) => Err(Error::failed(format!(
                 "two columns would both become the feature `{twice}`"
             ))
             .hint("rename one of them with `derive`, or leave it out with `columns`")),
-            None => Ok(plan),
+            None => Ok(()),
         }
     }
 
     /// Adds one feature.
-    fn add(&mut self, name: String, dtype: &'static str, shape: Vec<usize>, from: Origin) {
+    pub(crate) fn add(
+        &mut self,
+        name: String,
+        dtype: &'static str,
+        shape: Vec<usize>,
+        from: Origin,
+    ) {
         let key_type = match dtype {
             "string" | "image" => None,
             "float16" | "float32" => Some(KeyType::Float32),
@@ -244,7 +256,7 @@ impl Plan {
     }
 
     /// Adds the features that a column of steps becomes.
-    fn column(
+    pub(crate) fn column(
         &mut self,
         feature: &str,
         field: &Field,

@@ -2,9 +2,11 @@
 
 mod checked;
 pub(crate) mod diff;
+mod references;
 mod steps;
 
 pub(crate) use checked::Checked;
+pub(crate) use references::References;
 pub(crate) use steps::Steps;
 pub(crate) use steps::read_through;
 

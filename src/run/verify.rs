@@ -13,7 +13,7 @@ use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader, files, layout, store};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::inspect::{Findings, Steps};
+use crate::inspect::{Findings, References, Steps};
 use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
 
@@ -338,15 +338,14 @@ pub(crate) fn dataset(path: &Path) -> Result<Findings> {
     }
     let mut steps = Steps::default();
     let outgoing = OutgoingDataset::new(dataset, true, &WriteOptions::default())?;
+    let mut references = References::new(&outgoing);
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
         findings.trajectories += 1;
         findings.rows += leaving.steps.num_rows() as u64;
-        steps.add(
-            &format!("trajectory {}", leaving.index),
-            &leaving.steps,
-            &mut findings,
-        )?;
+        let place = format!("trajectory {}", leaving.index);
+        steps.add(&place, &leaving.steps, &mut findings)?;
+        references.add(&place, &leaving.steps, &mut findings)?;
     }
     steps.finish(&mut findings);
     Ok(findings)

@@ -10,6 +10,7 @@ mod cut;
 mod demux;
 #[cfg(feature = "video")]
 mod encode;
+mod ending;
 #[cfg(feature = "video")]
 mod ffmpeg;
 #[cfg(feature = "video")]
@@ -32,6 +33,7 @@ mod timeline;
 #[cfg(not(feature = "video"))]
 mod without;
 
+pub(crate) use ending::{beyond, ending};
 pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles, is_mp4};
 pub(crate) use pictures::{Pictures, field};
 pub(crate) use references::{decoded, follow, imported, of_folder, planned};

@@ -248,6 +248,81 @@ def test_a_constant_offset_is_recognised(shifted, tmp_path):
     )
 
 
+def late(root, lengths, places, extra=()):
+    """A dataset whose timestamps begin at one frame, with files of which some end late."""
+    times = np.concatenate([(np.arange(length) + 1) / FPS for length in lengths])
+    dataset(root, lengths, {TOP: (video([48, 64, 3]), places)}, times=times)
+    for index in sorted({index for index, _ in places}):
+        of = [length for length, place in zip(lengths, places) if place[0] == index]
+        encode(file(root, TOP, index), sum(of) + (index in extra), seed=index)
+    return root
+
+
+SHARED = [(0, 0.0), (0, 6 / FPS), (0, 11 / FPS)]
+
+
+@pytest.mark.parametrize(
+    "places, extra",
+    [(SHARED, []), ([(0, 0.0), (1, 0.0), (2, 0.0)], [0, 1])],
+    ids=["shared", "extra frames"],
+)
+@pytest.mark.parametrize(
+    "frames", ["reference", pytest.param("array", marks=pytest.mark.video)]
+)
+def test_a_shift_is_that_of_every_episode(tmp_path, places, extra, frames):
+    """All episodes but the last show a frame at every time: that of the next episode, say."""
+    root = late(tmp_path / "late", [6, 5, 4], places, extra)
+    options = ["--on-error", "quarantine", "--allowed", 3, "--frames", frames]
+    words = ["shifted by 0.0333 s", file(root, TOP, places[0 if not extra else 2][0])]
+    refused(tmp_path, root, *words, "--frames-at index", options=options)
+    found = trajmill("validate", root, code=4).stdout
+    count = 3 if not extra else 1
+    check(f"{found}{found}".count("frame-time") >= min(count, 2), found)
+    oracle.says(found, ["shifted by 0.0333 s, about 1 frames"], "validate")
+    trajmill("import", root, tmp_path / "numbered", "--frames-at", "index")
+    found = trajmill("validate", tmp_path / "numbered").stdout
+    check("frame-time" not in found, found)
+
+
+def test_the_end_of_an_episode_is_believed(tmp_path):
+    """The file goes on after the only episode in it, with frames that are not its own."""
+    root = late(tmp_path / "late", [6], [(0, 0.0)], extra=[0])
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(path)
+    stated = [("videos/observation.images.top/to_timestamp", pa.array([6 / FPS]))]
+    for name, values in stated:
+        pq.write_table(rows.append_column(name, values), path)
+    refused(tmp_path, root, "shifted by 0.0333 s", "no frame of the episode at 0.2000 s", options=())
+    # Without it, timestamps are what LeRobot's loader goes by.
+    pq.write_table(rows, path)
+    trajmill("import", root, tmp_path / "in")
+
+
+@pytest.fixture
+def stale(tmp_path):
+    """A dataset of trajmill with shifted references, as one of another version may be."""
+    root = late(tmp_path / "late", [6, 5], [(0, 0.0), (1, 0.0)])
+    paths = [file(root, TOP, index) for index in range(2)]
+    for path in paths:
+        os.rename(path, f"{path}.away")
+    said = trajmill("import", root, tmp_path / "references", "--videos", "reference").stderr
+    oracle.says(said, ["comparison of timestamps", "frames may be those of other steps"], "import")
+    for path in paths:
+        os.rename(f"{path}.away", path)
+    source = {"path": str(tmp_path / "references"), "videos": str(root)}
+    stages = [{"materialise": {"path": str(tmp_path / "stale")}}]
+    trajmill("run", oracle.pipeline(tmp_path / "own.json", source, stages))
+    return tmp_path / "stale"
+
+
+def test_shifted_references_of_a_dataset_are_found(stale, tmp_path):
+    found = trajmill("validate", stale, code=4).stdout
+    oracle.says(found, ["frame-time", "trajectory 0", "step 5", "0.2000 s", "--frames-at"], "validate")
+    said = trajmill("export", stale, tmp_path / "out", "--to", "lerobot", code=1).stderr
+    oracle.says(said, ["trajectory 0", "no frame at 0.2000 s", "--frames-at index"], "export")
+    check(not (tmp_path / "out").exists(), "something was exported")
+
+
 @pytest.mark.video
 @pytest.mark.parametrize("later", [False, True], ids=["import", "later"])
 def test_frames_are_read_by_their_number(shifted, tmp_path, later):

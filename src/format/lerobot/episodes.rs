@@ -24,12 +24,23 @@ pub(crate) struct Episode {
     pub(crate) first: Option<u64>,
     /// One past its last row, if the metadata says.
     pub(crate) end: Option<u64>,
-    /// For each video feature: chunk, file, and the second at which the episode begins in it;
-    /// `None` if the episode has no video of it. Empty if path templates alone say where videos
-    /// are.
-    pub(crate) videos: Vec<Option<(u64, u64, f64)>>,
+    /// For each video feature, where its frames are; `None` if the episode has no video of it.
+    /// Empty if path templates alone say where videos are.
+    pub(crate) videos: Vec<Option<VideoPlace>>,
     /// Its row in [`Episodes::facts`].
     pub(crate) row: usize,
+}
+
+/// Where the frames of an episode are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct VideoPlace {
+    pub(crate) chunk: u64,
+    pub(crate) file: u64,
+    /// The second at which the episode begins in the file.
+    pub(crate) from: f64,
+    /// The second at which it ends: as the metadata says, or where the next episode of the file
+    /// begins.
+    pub(crate) to: Option<f64>,
 }
 
 /// All episodes of a dataset.
@@ -139,11 +150,37 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
             format!("episode {} is listed twice", pair[0].index),
         ));
     }
+    if info.layout == Layout::Shared {
+        (0..info.videos().count()).for_each(|at| find_ends(&mut list, at));
+    }
     Ok(Episodes {
         list,
         facts,
         video_statistics: statistics,
     })
+}
+
+/// Finds the ends of episodes in the files of video feature number `at` that the metadata does not
+/// say: where the next episode of the file begins.
+fn find_ends(episodes: &mut [Episode], at: usize) {
+    let place = |episode: &Episode| episode.videos.get(at).copied().flatten();
+    let mut begins: Vec<(u64, u64, f64)> = episodes
+        .iter()
+        .filter_map(place)
+        .map(|place| (place.chunk, place.file, place.from))
+        .collect();
+    begins.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)));
+    let places = episodes.iter_mut();
+    let places = places.filter_map(|episode| episode.videos.get_mut(at)?.as_mut());
+    for place in places.filter(|place| place.to.is_none()) {
+        let is_before = |next: &(u64, u64, f64)| {
+            (next.0, next.1) < (place.chunk, place.file)
+                || ((next.0, next.1) == (place.chunk, place.file) && next.2 <= place.from)
+        };
+        let next = begins.get(begins.partition_point(is_before));
+        let next = next.filter(|next| (next.0, next.1) == (place.chunk, place.file));
+        place.to = next.map(|next| next.2);
+    }
 }
 
 /// Appends the episodes of a batch of v3's episode table.
@@ -189,7 +226,8 @@ fn read_batch(
         };
         let [chunk, number, from] = parts;
         let parts = [part(chunk)?, part(number)?, part(from)?];
-        videos.push(Some((&video.name, parts)));
+        let to = nullable(batch, &column("to_timestamp"));
+        videos.push(Some((&video.name, parts, to)));
     }
     for row in 0..batch.num_rows() {
         let natural = |name: &str, column: &Int64Array| {
@@ -223,7 +261,7 @@ fn read_batch(
             videos: videos
                 .iter()
                 .map(|video| {
-                    let Some((name, parts)) = video else {
+                    let Some((name, parts, to)) = video else {
                         return Ok(None);
                     };
                     let value = |part: &Float64Array| {
@@ -244,7 +282,12 @@ fn read_batch(
                         [None, None, None] => Ok(None),
                         [Some(chunk), Some(file), Some(from)] => {
                             let place = index(chunk).zip(index(file)).ok_or_else(wrong)?;
-                            Ok(Some((place.0, place.1, from)))
+                            Ok(Some(VideoPlace {
+                                chunk: place.0,
+                                file: place.1,
+                                from,
+                                to: to.as_ref().and_then(value).filter(|to| *to > from),
+                            }))
                         }
                         _ => Err(wrong()),
                     }

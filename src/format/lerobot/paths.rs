@@ -4,6 +4,34 @@ use super::episodes::Episode;
 use super::info::{INFO, Info, Layout};
 use crate::error::{Error, Result};
 
+/// The part of a video file that shows an episode.
+#[derive(Debug, Clone)]
+pub(crate) struct VideoSpan {
+    /// The file, relative to the dataset.
+    pub(crate) path: String,
+    /// The second at which the episode begins.
+    pub(crate) from: f64,
+    /// The second at which it ends, if the metadata says.
+    pub(crate) to: Option<f64>,
+}
+
+impl VideoSpan {
+    /// Returns the number and the time of the first row that frames of another episode are nearest
+    /// to. `times` are those of all rows, in seconds from the beginning of the file. An end that
+    /// leaves no room for the rows at the rate `fps` is not believed.
+    pub(crate) fn outside(
+        &self,
+        times: impl ExactSizeIterator<Item = f64>,
+        fps: f64,
+    ) -> Option<(usize, f64)> {
+        let to = self.to?;
+        let half = 0.5 / fps;
+        let fits = self.from + times.len() as f64 / fps < to + half;
+        let mut times = times.enumerate().filter(|_| fits);
+        times.find(|(_, time)| *time < self.from - half || *time >= to - half)
+    }
+}
+
 impl Info {
     /// Returns the data file of an episode, relative to the dataset.
     pub(crate) fn data_file(&self, episode: &Episode) -> Result<String> {
@@ -11,20 +39,20 @@ impl Info {
             .map_err(|error| error.at(self.root.join(INFO).display()))
     }
 
-    /// Returns the file of an episode for the video feature `key`, the one numbered `at`, relative
-    /// to the dataset, and the second at which the episode begins in it; `None` if the episode has
-    /// no video of the feature.
+    /// Returns the file of an episode for the video feature `key`, the one numbered `at`, and where
+    /// the episode is in it; `None` if the episode has no video of the feature.
     pub(crate) fn video_file(
         &self,
         episode: &Episode,
         at: usize,
         key: &str,
-    ) -> Result<Option<(String, f64)>> {
-        let (file, from) = match episode.videos.get(at) {
+    ) -> Result<Option<VideoSpan>> {
+        let place = match episode.videos.get(at) {
             Some(None) => return Ok(None),
-            Some(Some((chunk, file, from))) => (Some((*chunk, *file)), *from),
-            None => (None, 0.0),
+            Some(Some(place)) => Some(place),
+            None => None,
         };
+        let file = place.map(|place| (place.chunk, place.file));
         let template = self.video_path.as_deref().unwrap_or(match self.layout {
             Layout::PerEpisode => {
                 "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -36,7 +64,11 @@ impl Info {
         let path = self
             .fill(template, episode, file, key)
             .map_err(|error| error.at(self.root.join(INFO).display()))?;
-        Ok(Some((path, from)))
+        Ok(Some(VideoSpan {
+            path,
+            from: place.map_or(0.0, |place| place.from),
+            to: place.and_then(|place| place.to),
+        }))
     }
 
     /// Fills in a path template in the style of Python's `str.format`.

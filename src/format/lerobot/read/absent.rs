@@ -6,8 +6,9 @@ use std::path::Path;
 use crate::dataset::files;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::format::lerobot::episodes::Episode;
+use crate::format::lerobot::episodes::{Episode, VideoPlace};
 use crate::format::lerobot::info::{INFO, Info, Layout};
+use crate::format::lerobot::paths::VideoSpan;
 use crate::transfer::read::OnError;
 
 /// Verifies that the video `file` is there.
@@ -45,10 +46,10 @@ pub(super) fn leave_out(
             let mut videos = Vec::new();
             for (at, camera) in cameras.iter().enumerate() {
                 let there = match info.video_file(episode, at, camera)? {
-                    Some((path, _)) => files::is_file(&info.root.join(path))?,
+                    Some(span) => files::is_file(&info.root.join(span.path))?,
                     None => false,
                 };
-                videos.push(there.then_some((0, 0, 0.0)));
+                videos.push(there.then(VideoPlace::default));
             }
             episode.videos = videos;
         }
@@ -57,7 +58,7 @@ pub(super) fn leave_out(
         let mut seen = HashSet::new();
         for episode in episodes.iter() {
             for (at, camera) in cameras.iter().enumerate() {
-                if let Some((path, _)) = info.video_file(episode, at, camera)?
+                if let Some(VideoSpan { path, .. }) = info.video_file(episode, at, camera)?
                     && seen.insert(path.clone())
                 {
                     existing(&info.root.join(path))

@@ -6,9 +6,11 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::Field;
 
 use super::convert::{numbered, timestamps};
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::info::{Feature, Info};
+use crate::format::lerobot::paths::VideoSpan;
 use crate::transfer::read::{FrameOptions, FramesAt, no_effect};
 use crate::video::{self, Frames, Pictures, TOLERANCE, Timeline, Video};
 
@@ -16,6 +18,10 @@ use crate::video::{self, Frames, Pictures, TOLERANCE, Timeline, Video};
 pub(crate) struct Cameras {
     options: FrameOptions,
     cameras: Vec<Camera>,
+    /// Whether the times of rows turned out to be shifted against the videos.
+    shifted: bool,
+    /// Whether times may be shifted, and could not be compared with the frames of every video.
+    unverified: bool,
 }
 
 /// One video feature.
@@ -45,6 +51,8 @@ impl Cameras {
         if options.kind == Frames::Reference {
             return Ok(Cameras {
                 options,
+                shifted: false,
+                unverified: false,
                 cameras: features
                     .iter()
                     .map(|_| Camera {
@@ -72,10 +80,10 @@ impl Cameras {
             // A bad video is reported with its episode; any other tells the size of frames.
             let mut first = None;
             for episode in episodes {
-                let Some((path, _)) = info.video_file(episode, at, &feature.name)? else {
+                let Some(span) = info.video_file(episode, at, &feature.name)? else {
                     continue;
                 };
-                match Video::open(&info.root.join(path), 1) {
+                match Video::open(&info.root.join(span.path), 1) {
                     Ok(video) => {
                         return Ok(Camera {
                             size: Some(video.size()),
@@ -90,6 +98,8 @@ impl Cameras {
         };
         Ok(Cameras {
             options,
+            shifted: false,
+            unverified: false,
             cameras: features
                 .iter()
                 .enumerate()
@@ -109,8 +119,8 @@ impl Cameras {
     }
 
     /// Returns where the frames of the video feature `name`, which has the number `at`, are: the
-    /// file, relative to the dataset, and the time of each row's frame in it, in seconds; `None`
-    /// if the episode has no video of the feature.
+    /// part of a file that shows the episode, and the time of each row's frame in the file, in
+    /// seconds; `None` if the episode has no video of the feature.
     pub(crate) fn locate(
         &self,
         info: &Info,
@@ -118,74 +128,148 @@ impl Cameras {
         at: usize,
         episode: &Episode,
         table: &RecordBatch,
-    ) -> Result<Option<(String, Float64Array)>> {
-        let Some((path, from)) = info.video_file(episode, at, name)? else {
+    ) -> Result<Option<(VideoSpan, Float64Array)>> {
+        let Some(span) = info.video_file(episode, at, name)? else {
             return Ok(None);
         };
         let times = match self.options.at {
             FramesAt::Timestamp => timestamps(info, table)?,
             FramesAt::Index => numbered(info, table),
         };
-        Ok(Some((path, times.unary(|time| from + time))))
+        let times = times.unary(|time| span.from + time);
+        Ok(Some((span, times)))
     }
 
-    /// Returns what to do about an episode whose times differ from those of the frames by a
-    /// constant; `None` if they do not.
-    pub(crate) fn offset(&self, info: &Info, table: &RecordBatch) -> Option<String> {
+    /// Returns the seconds by which the times of all rows are later than those of their frames;
+    /// `None` if they are not, or if they differ.
+    fn offset(&self, info: &Info, table: &RecordBatch) -> Option<f64> {
         if self.options.at == FramesAt::Index {
             return None;
         }
         let (times, frames) = (timestamps(info, table).ok()?, numbered(info, table));
-        let offset = times.values().first()?;
+        let offset = *times.values().first()?;
         let pairs = times.values().iter().zip(frames.values());
         let constant = |(time, frame): (&f64, &f64)| (time - frame - offset).abs() < TOLERANCE;
-        (offset.abs() >= TOLERANCE && pairs.into_iter().all(constant)).then(|| {
-            format!(
-                "the timestamps of the episode are all {offset:.4} s later than its frames: if its \
-                 first row belongs to its first frame, read frames by their number with \
-                 `--frames-at index` (`frames: {{at: index}}` in a pipeline)"
-            )
-        })
+        (offset.abs() >= TOLERANCE && pairs.into_iter().all(constant)).then_some(offset)
     }
 
-    /// Verifies that the video feature number `at` has frames at `times`, in seconds from the
-    /// beginning of the file `path`, if the times of the episode differ from those of its frames by
-    /// a constant. Other references are verified when they are followed. A build that cannot read
-    /// videos verifies nothing.
+    /// Returns what to do about an episode whose times differ from those of the frames by a
+    /// constant; `None` if they do not.
+    pub(crate) fn remedy(&self, info: &Info, table: &RecordBatch) -> Option<String> {
+        let offset = self.offset(info, table)?;
+        Some(format!(
+            "the timestamps of the episode are all {offset:.4} s later than its frames: if its \
+             first row belongs to its first frame, read frames by their number with \
+             `--frames-at index` (`frames: {{at: index}}` in a pipeline)"
+        ))
+    }
+
+    /// Verifies that the rows of an episode, at `times`, have frames of their own in the part
+    /// `span` of a file. Only times that differ from those of frames by a constant are compared
+    /// with the frames of the file; others are when their frames are decoded.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read, or if a time has no frame.
-    pub(crate) fn verify_offset(
+    /// Returns an error if the file cannot be read, or if a row has no frame. If the times are
+    /// shifted, those of other episodes are too, and may show frames that are not theirs:
+    /// [`Cameras::are_shifted`] then.
+    pub(crate) fn verify_times(
         &mut self,
         (info, table): (&Info, &RecordBatch),
         at: usize,
-        (path, times): (&Path, &Float64Array),
+        (span, times): (&VideoSpan, &Float64Array),
     ) -> Result<()> {
-        let tolerance = self.tolerance();
+        if self.options.at == FramesAt::Index {
+            return Ok(());
+        }
+        let path = info.root.join(&span.path);
         let offset = self.offset(info, table);
-        let (Some(offset), Some(camera), Ok(_)) =
-            (offset, self.cameras.get_mut(at), video::version())
-        else {
+        let seconds = || times.values().iter().copied();
+        let wrong = match (span.outside(seconds(), info.fps), offset) {
+            (Some((_, time)), _) => Some((time, offset.is_some())),
+            (None, None) => None,
+            (None, Some(offset)) => self.without_frame(at, &path, times, (offset, info.fps))?,
+        };
+        let Some((time, is_shifted)) = wrong else {
             return Ok(());
         };
+        let error = Error::failed(format!(
+            "{}: there is no frame of the episode at {time:.4} s",
+            path.display()
+        ));
+        if !is_shifted {
+            return Err(error.hint(match self.remedy(info, table) {
+                Some(remedy) => remedy,
+                None => "correct `timestamp`, or read frames by their number with `--frames-at \
+                         index` (`frames: {at: index}` in a pipeline)"
+                    .to_owned(),
+            }));
+        }
+        self.shifted = true;
+        let offset = offset.unwrap_or_default();
+        Err(Error::failed(format!(
+            "{}: the timestamps are shifted by {offset:.4} s against the videos",
+            error.message
+        ))
+        .hint(format!(
+            "the timestamps of the episode are all {offset:.4} s later than its frames, and those \
+             of other episodes would show frames in silence that are not theirs, so no episode is \
+             read: if the first row of an episode belongs to its first frame, read frames by their \
+             number with `--frames-at index` (`frames: {{at: index}}` in a pipeline)"
+        )))
+    }
+
+    /// Returns the first of `times` at which the file `path` has no frame, and whether it has
+    /// frames at all times that are `offset` seconds earlier; `None` if all times have one, or if
+    /// that cannot be found out, which the summary says.
+    fn without_frame(
+        &mut self,
+        at: usize,
+        path: &Path,
+        times: &Float64Array,
+        (offset, fps): (f64, f64),
+    ) -> Result<Option<(f64, bool)>> {
+        let tolerance = self.tolerance();
+        let Some(camera) = self.cameras.get_mut(at) else {
+            return Ok(None);
+        };
+        let first_without = |shows: &dyn Fn(f64) -> bool| {
+            let mut all = times.values().iter();
+            let time = all.find(|time| !shows(**time))?;
+            Some((
+                *time,
+                times.values().iter().all(|time| shows(time - offset)),
+            ))
+        };
+        if !files::is_file(path)? {
+            self.unverified = true;
+            return Ok(None);
+        }
+        if video::version().is_err() {
+            let ending = video::ending(path)?;
+            self.unverified |= ending.is_none();
+            let Some(end) = ending else {
+                return Ok(None);
+            };
+            let half = 0.5 / fps;
+            return Ok(first_without(&|time| -half <= time && time < end - half));
+        }
         let compared = camera.compared.take().filter(|(known, _)| known == path);
         let compared = match compared {
             Some(compared) => compared,
             None => (path.to_owned(), video::timeline(path)?),
         };
         let (_, timeline) = camera.compared.insert(compared);
-        match times
-            .values()
-            .iter()
-            .find(|time| !timeline.shows(**time, tolerance))
-        {
-            None => Ok(()),
-            Some(time) => Err(Error::failed(format!(
-                "{}: there is no frame at {time:.4} s",
-                path.display()
-            ))
-            .hint(offset)),
-        }
+        Ok(first_without(&|time| timeline.shows(time, tolerance)))
+    }
+
+    /// Whether the times of rows turned out to be shifted against the videos.
+    pub(crate) fn are_shifted(&self) -> bool {
+        self.shifted
+    }
+
+    /// Whether times may be shifted, and could not be compared with the frames of every video.
+    pub(crate) fn are_unverified(&self) -> bool {
+        self.unverified
     }
 
     /// Returns the column `name` of decoded frames for video feature number `at`; `None` if the

@@ -230,11 +230,19 @@ impl Source for LeRobot {
     }
 
     fn account(&self) -> Account {
-        self.choice.account(self.left_out.clone())
+        let mut left_out = self.left_out.clone();
+        if self.cameras.are_unverified() {
+            left_out.leave_out(
+                "the comparison of timestamps with the frames of videos",
+                "timestamps do not begin at 0, and a video is absent or cannot be read by this \
+                 trajmill, so frames may be those of other steps",
+            );
+        }
+        self.choice.account(left_out)
     }
 
     fn lost(&self) -> Option<u64> {
-        Some(1)
+        (!self.cameras.are_shifted()).then_some(1)
     }
 
     fn video(&self, path: &str) -> Result<Option<SourceVideo>> {
@@ -352,21 +360,21 @@ impl LeRobot {
         let mut frames = HashMap::new();
         for Column { source, kind } in &self.columns {
             if let Kind::Frames(at) | Kind::Video(at) = kind {
-                let Some((path, times)) = self
+                let Some((span, times)) = self
                     .cameras
                     .locate(&self.info, source, *at, episode, table)?
                 else {
                     continue;
                 };
-                let path = self.info.root.join(path);
+                let rows = (&self.info, table);
+                self.cameras.verify_times(rows, *at, (&span, &times))?;
                 if matches!(kind, Kind::Video(_)) {
-                    let rows = (&self.info, table);
-                    self.cameras.verify_offset(rows, *at, (&path, &times))?;
                     continue;
                 }
+                let path = self.info.root.join(span.path);
                 let decoded = self.cameras.decode(*at, &path, &times).map_err(|error| {
-                    match self.cameras.offset(&self.info, table) {
-                        Some(offset) => error.hint(offset),
+                    match self.cameras.remedy(&self.info, table) {
+                        Some(remedy) => error.hint(remedy),
                         None => error,
                     }
                 });
@@ -425,6 +433,7 @@ impl LeRobot {
                 let frames = self
                     .cameras
                     .locate(&self.info, source, *at, episode, table)?;
+                let frames = frames.map(|(span, times)| (span.path, times));
                 references(frames, table.num_rows())?
             }
             // What was not decoded is not there.

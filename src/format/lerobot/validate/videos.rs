@@ -10,7 +10,7 @@ use crate::inspect::Findings;
 use crate::video::{self, TOLERANCE, Timeline};
 
 /// Verifies the files of videos. `starts` has the time of the first row of episodes, by their
-/// index. Without a decoder in this build, only their presence is verified.
+/// index. Without a decoder in this build, only their presence and their ends are verified.
 pub(super) fn validate_videos(
     info: &Info,
     episodes: &[Episode],
@@ -23,7 +23,7 @@ pub(super) fn validate_videos(
         let mut seen = HashSet::new();
         let mut open: Option<(String, Timeline)> = None;
         for episode in episodes {
-            let (file, from) = match info.video_file(episode, at, &feature.name) {
+            let span = match info.video_file(episode, at, &feature.name) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
                 Err(error) => {
@@ -31,6 +31,7 @@ pub(super) fn validate_videos(
                     continue;
                 }
             };
+            let (file, from) = (span.path.clone(), span.from);
             let whole = info.root.join(&file);
             let is_new = seen.insert(file.clone());
             if is_new && !files::is_file(&whole)? {
@@ -44,7 +45,37 @@ pub(super) fn validate_videos(
                 );
                 continue;
             }
+            let start = starts.get(&episode.index).map(|start| from + start);
+            let times = |start: f64| {
+                let rows = 0..episode.length as usize;
+                rows.map(move |row| start + row as f64 / info.fps)
+            };
+            let outside = start.and_then(|start| span.outside(times(start), info.fps));
+            if let (Some((row, time)), Some(start)) = (outside, start) {
+                let message = format!(
+                    "frame {row} is at {time:.4} s, where the file shows another episode{}",
+                    shifted(start - from, info.fps)
+                );
+                findings.error(
+                    "frame-time",
+                    format!("episode {}, {file}", episode.index),
+                    message,
+                );
+                continue;
+            }
             if !decodes {
+                let last = start.and_then(|start| times(start).next_back());
+                if let (Some(start), Some(last), Some(end)) = (start, last, video::ending(&whole)?)
+                    && (last >= end - 0.5 / info.fps || start < -0.5 / info.fps)
+                {
+                    let message = format!(
+                        "its frames are at {start:.4} to {last:.4} s, and the video ends after \
+                         {end:.4} s{}",
+                        shifted(start - from, info.fps)
+                    );
+                    let place = format!("episode {}, {file}", episode.index);
+                    findings.error("frame-time", place, message);
+                }
                 continue;
             }
             if is_new {
@@ -59,10 +90,10 @@ pub(super) fn validate_videos(
             let Some((_, timeline)) = open.as_ref().filter(|(open, _)| *open == file) else {
                 continue;
             };
-            let Some(start) = starts.get(&episode.index) else {
+            let Some(start) = start else {
                 continue;
             };
-            if let Some(fault) = fault(timeline, from + start, episode.length, info.fps) {
+            if let Some(fault) = fault(timeline, (from, start), episode.length, info.fps) {
                 let place = format!("episode {}, {file}", episode.index);
                 findings.error("frame-time", place, fault);
             }
@@ -71,9 +102,9 @@ pub(super) fn validate_videos(
     Ok(())
 }
 
-/// Returns what is wrong with the times of the `length` rows of an episode, of which the first is
-/// at `start` seconds; `None` if each has a frame.
-fn fault(timeline: &Timeline, start: f64, length: u64, fps: f64) -> Option<String> {
+/// Returns what is wrong with the times of the `length` rows of an episode, which begins at `from`
+/// seconds and whose first row is at `start`; `None` if each has a frame.
+fn fault(timeline: &Timeline, (from, start): (f64, f64), length: u64, fps: f64) -> Option<String> {
     let times = (0..length).map(|row| (row, start + row as f64 / fps));
     let nearest = |time: f64| {
         let after = timeline.times.partition_point(|frame| *frame < time);
@@ -96,17 +127,27 @@ fn fault(timeline: &Timeline, start: f64, length: u64, fps: f64) -> Option<Strin
          {first:.4} to {last:.4} s",
         timeline.times.len()
     );
-    let shift = start - first;
+    let begins = if timeline.shows(from, TOLERANCE) {
+        from
+    } else {
+        *first
+    };
+    let shift = start - begins;
     if shift.abs() >= TOLERANCE {
-        let index = (shift * fps).round();
-        message.push_str(&format!(
-            "; the times are shifted by {shift:.4} s, about {index} frames: read frames by their \
-             number with `--frames-at index`"
-        ));
+        message.push_str(&shifted(shift, fps));
     } else {
         message.push_str(
             ": the video may be cut short, or read the nearest frames with `--tolerance SECONDS`",
         );
     }
     Some(message)
+}
+
+/// Returns the end of a sentence about times that are shifted against the frames of a video.
+fn shifted(shift: f64, fps: f64) -> String {
+    let frames = (shift * fps).round();
+    format!(
+        "; the times are shifted by {shift:.4} s, about {frames} frames: read frames by their \
+         number with `--frames-at index`"
+    )
 }

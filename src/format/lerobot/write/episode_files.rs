@@ -12,7 +12,7 @@ use arrow::array::{Float64Array, StringArray};
 use super::camera_videos::EpisodeVideo;
 use super::cameras::Camera;
 use crate::dataset::store;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::lerobot::{CHUNK, Version};
 use crate::transfer::write::OutgoingDataset;
 use crate::video::{self, Extent, Run, VideoFiles};
@@ -166,6 +166,9 @@ impl<'a> EpisodeFiles<'a> {
         let Some(all) = file.and_then(|file| file.all.clone()) else {
             let is_mp4 = file.is_some_and(|file| file.is_mp4);
             let run = rows.run(self.fps, rows.tolerance).filter(|_| is_mp4);
+            if let Some(run) = &run {
+                self.verify(path, run)?;
+            }
             return Ok(run.map(|run| Kept {
                 path,
                 run,
@@ -186,6 +189,23 @@ impl<'a> EpisodeFiles<'a> {
             },
             all: Some(all),
         }))
+    }
+
+    /// Verifies that the file that references name by `path` does not end before a run does.
+    fn verify(&self, path: &str, run: &Run) -> Result<()> {
+        let file = self.outgoing.video(path)?;
+        let Some(time) = video::beyond(&file, run)? else {
+            return Ok(());
+        };
+        Err(Error::failed(format!(
+            "{}: there is no frame at {time:.4} s, though the last step of the trajectory refers \
+             to it",
+            file.display()
+        ))
+        .hint(
+            "if the timestamps of the source are shifted against its videos, all its references \
+             are: import it again with `--frames-at index`",
+        ))
     }
 
     /// Makes the file of a run part of the output, or cuts the run out of it. Returns where it is,

@@ -264,6 +264,12 @@ pub(crate) fn block_rows(schema: &Schema) -> usize {
     ((32 << 20) / row_bytes(schema)).clamp(256, 65_536)
 }
 
+/// Returns the number of rows of the schema `schema`, some of them decoded frames, that are in
+/// memory at once.
+pub(crate) fn frame_rows(schema: &Schema) -> usize {
+    ((16 << 20) / row_bytes(schema)).clamp(1, 128)
+}
+
 /// Returns the description of `schema` that the manifest holds.
 pub fn describe(schema: &Schema) -> Vec<Column> {
     let describe = |field: &Arc<Field>| Column {

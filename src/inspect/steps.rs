@@ -8,8 +8,8 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
 use super::Findings;
 use crate::dataset::block::flattened;
-use crate::dataset::computed_columns;
 use crate::dataset::schema::{step, trajectory};
+use crate::dataset::trajectory_hash;
 use crate::error::Result;
 use crate::error::wording::{count, number};
 use crate::transfer::read::Source;
@@ -33,7 +33,7 @@ pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings)
                         .map(|uid| uid.value(0).to_owned())
                 });
                 // The segments of a trajectory share its `uid`, but not its steps.
-                let content = || computed_columns::hash(&trajectory.steps);
+                let content = || trajectory_hash::hash(&trajectory.steps);
                 if uid.is_some_and(|uid| !steps.seen.insert((uid, content()))) {
                     findings.warning(
                         "repeated",

@@ -20,6 +20,7 @@ mod content;
 pub(crate) mod files;
 pub(crate) mod frame_references;
 pub(crate) mod frames;
+pub(crate) mod late_frames;
 pub(crate) mod layout;
 pub(crate) mod manifest;
 pub(crate) mod old_columns;
@@ -198,16 +199,18 @@ impl Dataset {
         }
     }
 
+    /// Returns the columns of steps as they are stored.
+    pub(crate) fn stored_steps(&self) -> &SchemaRef {
+        let decoded = self.decoded.as_ref();
+        decoded.map_or(&self.steps, |decoded| &decoded.stored)
+    }
+
     /// Opens a shard's file of steps, whose columns are read as they are stored.
     ///
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
     pub(crate) fn open_stored_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
-        let stored = self
-            .decoded
-            .as_ref()
-            .map_or(&self.steps, |decoded| &decoded.stored);
-        ShardReader::open(self.file(&shard.steps), stored)
+        ShardReader::open(self.file(&shard.steps), self.stored_steps())
     }
 
     /// Opens a shard's file of trajectories.

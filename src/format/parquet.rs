@@ -90,12 +90,24 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
         schema: physical,
     };
     let (mut pending, mut rows) = (Vec::new(), 0);
-    for trajectory in outgoing.pass(None)? {
+    // A row group holds whole trajectories, or as many frames as are decoded at once.
+    let mut frames = outgoing.late_frames();
+    for trajectory in outgoing.referring(None)? {
         let trajectory = trajectory?;
-        rows += trajectory.steps.num_rows();
-        pending.push(trajectory.steps);
-        if rows >= block_rows {
+        let (count, place) = (trajectory.steps.num_rows(), trajectory.place());
+        let mut from = 0;
+        while from < count {
+            let part = frames.at_once.min(count - from);
+            pending.push(frames.rows(&trajectory.steps.slice(from, part), &place)?);
+            (from, rows) = (from + part, rows + part);
+            if rows >= block_rows.min(frames.at_once) {
+                file.group(&pending, logical)?;
+                (pending, rows) = (Vec::new(), 0);
+            }
+        }
+        if file.rows >= FILE_ROWS {
             file.group(&pending, logical)?;
+            file.close()?;
             (pending, rows) = (Vec::new(), 0);
         }
     }
@@ -119,8 +131,7 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// Writes whole trajectories as a row group. The first call makes a file even if there are
-    /// none.
+    /// Writes a row group. The first call makes a file even if there are no rows.
     fn group(&mut self, steps: &[RecordBatch], logical: &SchemaRef) -> Result<()> {
         if steps.is_empty() && self.index + usize::from(self.writer.is_some()) > 0 {
             return Ok(());
@@ -144,11 +155,7 @@ impl File<'_> {
         }
         self.rows += batch.num_rows() as u64;
         self.writer = Some(writer);
-        if self.rows >= FILE_ROWS {
-            self.close()
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 
     fn close(&mut self) -> Result<()> {

@@ -3,6 +3,7 @@
 Frames say which episode and step they show, PyAV says what they are, and pyarrow reads what was written.
 """
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,3 +115,44 @@ def test_a_bad_frame_late_in_a_long_episode_sets_it_aside(tmp_path):
     ((index, reason),) = [(row["index"], row["reason"]) for row in oracle.quarantined(made)]
     oracle.says(reason, words[:3], "quarantined")
     equal(index, 1, "quarantined")
+
+
+@pytest.mark.video
+def test_exports_decode_long_episodes_in_parts(source, tmp_path):
+    """Every frame and every following frame, in the formats that stream them."""
+    made = tmp_path / "in"
+    trajmill("import", source.root, made)
+    wanted = [
+        [(episode, step) for step in range(length)] for episode, length in enumerate(LENGTHS)
+    ]
+    says = lambda frames, wanted, what: equal(
+        [shown(frame)[1:] for frame in np.asarray(frames).reshape(-1, *SIZE, 3)], wanted, what
+    )
+    for name in ("npy", "robomimic", "parquet"):
+        trajmill("export", made, tmp_path / name, "--to", name, "--frames", "array")
+    all_rows = sum(wanted, [])
+    says(np.load(tmp_path / "npy" / f"{TOP}.npy"), all_rows, "npy")
+    column = pq.read_table(tmp_path / "parquet", columns=[TOP])[TOP].combine_chunks()
+    says(column.flatten(), all_rows, "parquet")
+    with h5py.File(tmp_path / "robomimic") as file:
+        for episode, rows in enumerate(wanted):
+            demo = file[f"data/demo_{episode}"]
+            says(demo["obs/images.top"], rows, "obs")
+            says(demo["next_obs/images.top"], [*rows[1:], rows[-1]], "next_obs")
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("name", ["npy", "robomimic", "parquet"])
+def test_the_memory_of_exports_does_not_grow_with_the_length_of_an_episode(tmp_path, name):
+    class Large(Burned):
+        def size(self, code):
+            return 240, 320
+
+    peaks = {}
+    for length in (90, 900):
+        root = tmp_path / f"s{length}"
+        Large(root, seeded("export memory"), [length], {TOP: "h264"}, "v3.0", 0)
+        trajmill("import", root, tmp_path / f"in{length}")
+        arguments = ["export", tmp_path / f"in{length}", tmp_path / f"out{length}", "--to", name]
+        peaks[length] = oracle.peak_memory(*arguments, "--frames", "array")
+    check(peaks[900] < peaks[90] + 120, f"{name}: {peaks} MiB")

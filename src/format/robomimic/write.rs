@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ACTIONS, OURS, PART, PREFIX, PROXY, UNSCALED, elements};
 use crate::container::hdf5::{Attribute, Element, Hdf5Writer};
+use crate::dataset::late_frames::LateFrames;
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
@@ -78,7 +79,8 @@ pub(crate) fn write(
     let metadata = &outgoing.manifest().lineage.source_metadata;
     let mut file = Hdf5Writer::create(to)?;
     let mut masks: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for trajectory in outgoing.pass(None)? {
+    let mut frames = outgoing.late_frames();
+    for trajectory in outgoing.referring(None)? {
         let trajectory = trajectory?;
         for (field, column) in trajectory
             .about
@@ -97,7 +99,14 @@ pub(crate) fn write(
                     .push(trajectory.index);
             }
         }
-        demonstration(&mut file, &trajectory, &extras, scale.as_deref())?;
+        let steps = outgoing.steps();
+        demonstration(
+            &mut file,
+            &trajectory,
+            (steps, &mut frames),
+            &extras,
+            scale.as_deref(),
+        )?;
     }
     for (name, members) in masks {
         let names: Vec<String> = members
@@ -231,11 +240,12 @@ fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     Ok(scale.iter().any(|scale| *scale > 1.0).then_some(scale))
 }
 
-/// Writes one demonstration. Each of `extras` is the name of an array, its column, and the arrays
+/// Writes one demonstration, whose columns are `steps` once its frames are decoded. Each of `extras` is the name of an array, its column, and the arrays
 /// of its fields.
 fn demonstration(
     file: &mut Hdf5Writer,
     trajectory: &OutgoingTrajectory,
+    (schema, frames): (&Schema, &mut LateFrames),
     extras: &[(String, String, Vec<arrays::PlainArray>)],
     scale: Option<&[f64]>,
 ) -> Result<()> {
@@ -246,7 +256,10 @@ fn demonstration(
             .column_by_name(name)
             .ok_or_else(|| unread(name))
     };
-    let schema = trajectory.steps.schema();
+    let mut put = |file: &mut Hdf5Writer, name: &str, field: &Field, values: &ArrayRef| {
+        let name = format!("{group}/{name}");
+        arrays::write_frames(file, &name, field, values, trajectory, frames)
+    };
     let field = schema.field_with_name(step::OBSERVATION)?;
     // The fields of a struct have names. A single vector needs one.
     let (obs, next_obs) = match field.data_type() {
@@ -255,18 +268,8 @@ fn demonstration(
     };
     let observation = whole(step::OBSERVATION)?;
     let length = trajectory.length;
-    arrays::write_column(
-        file,
-        &format!("{group}/{obs}"),
-        field,
-        &observation.slice(0, length),
-    )?;
-    arrays::write_column(
-        file,
-        &format!("{group}/{next_obs}"),
-        field,
-        &trajectory.following(observation)?,
-    )?;
+    put(file, obs, field, &observation.slice(0, length))?;
+    put(file, next_obs, field, &trajectory.following(observation)?)?;
     let action = whole(step::ACTION)?.slice(0, length);
     let field = schema.field_with_name(step::ACTION)?;
     if let Some(scale) = scale {
@@ -312,18 +315,11 @@ fn demonstration(
         let values = whole(column)?;
         let field = schema.field_with_name(column)?;
         if name.starts_with(PART) {
-            arrays::write_column(
-                file,
-                &format!("{group}/{name}"),
-                field,
-                &values.slice(0, length),
-            )?;
-            arrays::write_column(
-                file,
-                &format!("{group}/next_{name}"),
-                field,
-                &trajectory.following(values)?,
-            )?;
+            put(file, name, field, &values.slice(0, length))?;
+            let following = trajectory.following(values)?;
+            put(file, &format!("next_{name}"), field, &following)?;
+        } else if field.data_type() != values.data_type() {
+            put(file, name, field, values)?;
         } else {
             for plain in fields {
                 arrays::write_array(file, &format!("{group}/{}", plain.name), plain, values)?;

@@ -8,8 +8,9 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::late_frames::LateFrames;
+use super::late_frames::{decoded, place};
 use super::quarantine::{self, Aside, Quarantine, SetAside};
+use crate::dataset::late_frames::LateFrames;
 use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION, VideoEntry};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
@@ -103,10 +104,10 @@ impl Import<'_> {
                 // Such a trajectory does not affect the next one.
                 Ok(Some(next)) => {
                     let rows = next.steps.num_rows() as u64;
-                    let place = |error: Error| error.at(format!("trajectory `{}`", next.key));
+                    let at = |error: Error| error.at(place(&next));
                     verify(&next, &source_steps, &about)
-                        .and_then(|()| following.verify(&next.steps).map_err(place))
-                        .and_then(|()| frames.decoded(next, self.on_error))
+                        .and_then(|()| following.verify(&next.steps).map_err(at))
+                        .and_then(|()| decoded(&mut frames, next, self.on_error))
                         .map(Some)
                         .map_err(|error| {
                             wrong_rows += rows;
@@ -136,7 +137,8 @@ impl Import<'_> {
             read += u64::from(next.is_some());
             let ended = next.is_none();
             // A trajectory whose frames are still references is written by itself.
-            let is_long = next.as_ref().is_some_and(|next| frames.is_late(next));
+            let rows = next.as_ref().map_or(0, |next| next.steps.num_rows());
+            let is_long = frames.are_many(rows);
             if is_long && !batch.is_empty() {
                 shards.write(&batch)?;
                 (self.progress)(std::mem::take(&mut batch_rows))?;
@@ -241,7 +243,7 @@ impl<'a> Shards<'a> {
     fn write_long(&mut self, long: &IncomingTrajectory, frames: &mut LateFrames) -> Result<()> {
         let block = self.numbered(std::slice::from_ref(long))?;
         let part = |rows| {
-            let made = frames.made(&long.key, &block.part(rows).steps);
+            let made = frames.rows(&block.part(rows).steps, &place(long));
             made.map_err(|error| error.hint(quarantine::REMEDY))
         };
         self.writer()?.write_in_parts(&block, part)

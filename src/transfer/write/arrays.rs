@@ -12,9 +12,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use crate::container::arrays::ArraySink;
 use crate::container::hdf5::{Element, Hdf5Writer};
 use crate::dataset::block::elements;
+use crate::dataset::late_frames::LateFrames;
 use crate::dataset::schema::{self, action_source, step, type_name};
 use crate::error::{Error, Result};
-use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
+
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, Written};
 
 /// The plain array that a column, or a field of a struct column, becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +149,27 @@ fn child(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
     })
 }
 
+/// Calls `each` with values of one trajectory, whose frames may have stayed references. If `values`
+/// are references of its column `name`, they are decoded, in parts.
+fn in_parts(
+    frames: &mut LateFrames,
+    trajectory: &OutgoingTrajectory,
+    name: &str,
+    values: &ArrayRef,
+    each: &mut dyn FnMut(&ArrayRef) -> Result<()>,
+) -> Result<()> {
+    let field = Field::new(name, values.data_type().clone(), true);
+    if !frames.decodes(&field) {
+        return each(values);
+    }
+    let (rows, place) = (values.len(), trajectory.place());
+    for from in (0..rows).step_by(frames.at_once) {
+        let part = values.slice(from, frames.at_once.min(rows - from));
+        each(&frames.column(name, &part, &place)?)?;
+    }
+    Ok(())
+}
+
 /// Writes one array in a pass through the dataset that reads the columns `reads`; `values` returns
 /// the rows of a trajectory. Returns whether some of the values were null.
 ///
@@ -160,18 +183,38 @@ pub(crate) fn stream(
     reads: &[&str],
     values: &dyn Fn(&OutgoingTrajectory) -> Result<ArrayRef>,
 ) -> Result<bool> {
+    let name = reads.first().copied().unwrap_or_default();
+    let pass = outgoing.pass(Some(reads))?;
+    stream_pass(outgoing, pass, sink, plain, (rows, name), values)
+}
+
+/// Writes one array of `rows` rows in a pass in which frames may stay references: those of the
+/// column `name` that `values` returns are decoded in parts.
+fn stream_pass(
+    outgoing: &OutgoingDataset,
+    pass: Pass,
+    sink: &mut dyn ArraySink,
+    plain: &PlainArray,
+    (rows, name): (u64, &str),
+    values: &dyn Fn(&OutgoingTrajectory) -> Result<ArrayRef>,
+) -> Result<bool> {
     let mut nulls = false;
     sink.begin(&plain.name, &plain.element, rows, &plain.row)?;
     let mut bytes = Vec::new();
-    for trajectory in outgoing.pass(Some(reads))? {
-        let column = values(&trajectory?)?;
-        let elements = child(&column, &plain.path)?;
-        nulls |= column.null_count() > 0 || elements.null_count() > 0;
-        append(&elements, &mut bytes)?;
-        if bytes.len() >= 1 << 18 {
-            sink.write(&bytes)?;
-            bytes.clear();
-        }
+    let mut frames = outgoing.late_frames();
+    for trajectory in pass {
+        let trajectory = trajectory?;
+        let column = values(&trajectory)?;
+        in_parts(&mut frames, &trajectory, name, &column, &mut |part| {
+            let elements = child(part, &plain.path)?;
+            nulls |= part.null_count() > 0 || elements.null_count() > 0;
+            append(&elements, &mut bytes)?;
+            if bytes.len() >= 1 << 18 {
+                sink.write(&bytes)?;
+                bytes.clear();
+            }
+            Ok(())
+        })?;
     }
     sink.write(&bytes)?;
     sink.end()?;
@@ -209,7 +252,8 @@ pub(crate) fn stream_column(
     };
     let mut nulls = false;
     for array in &arrays {
-        nulls |= stream(outgoing, sink, array, rows, &[column], &take)?;
+        let pass = outgoing.referring(Some(&[column]))?;
+        nulls |= stream_pass(outgoing, pass, sink, array, (rows, column), &take)?;
     }
     if nulls
         && outgoing
@@ -224,7 +268,8 @@ pub(crate) fn stream_column(
                 (0..column.len()).map(|row| Some(column.is_valid(row))),
             )))
         };
-        stream(outgoing, sink, &valid, rows, &[column], &validity)?;
+        let pass = outgoing.referring(Some(&[column]))?;
+        stream_pass(outgoing, pass, sink, &valid, (rows, column), &validity)?;
     }
     Ok(true)
 }
@@ -353,6 +398,36 @@ pub(crate) fn write_array(
         .chain(plain.row.iter().copied())
         .collect();
     file.array(name, Element::Plain(plain.element.clone()), &shape, &bytes)
+}
+
+/// Writes values of the column `field` of one trajectory, whose frames may have stayed references,
+/// as the array or arrays `name`. Frames are decoded in parts.
+///
+/// # Errors
+/// Returns the errors of [`write_column`], and an error if a frame cannot be decoded.
+pub(crate) fn write_frames(
+    file: &mut Hdf5Writer,
+    name: &str,
+    field: &Field,
+    values: &ArrayRef,
+    trajectory: &OutgoingTrajectory,
+    frames: &mut LateFrames,
+) -> Result<()> {
+    if values.data_type() == field.data_type() {
+        return write_column(file, name, field, values);
+    }
+    let mut bytes = Vec::new();
+    for plain in plain_arrays(field, name).unwrap_or_default() {
+        let sink: &mut dyn ArraySink = file;
+        sink.begin(&plain.name, &plain.element, values.len() as u64, &plain.row)?;
+        in_parts(frames, trajectory, field.name(), values, &mut |part| {
+            bytes.clear();
+            append(&child(part, &plain.path)?, &mut bytes)?;
+            sink.write(&bytes)
+        })?;
+        sink.end()?;
+    }
+    Ok(())
 }
 
 /// Reports the columns `names` of steps as left out, because plain arrays cannot hold them. Tasks

@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::pass::{Pass, Passes};
 use super::{ACTION_VALID, REWARD_VALID, Unlabelled, Watch};
 use crate::dataset::block::with_field;
+use crate::dataset::late_frames::LateFrames;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::videos::SourceVideo;
 use crate::dataset::{Dataset, Manifest};
@@ -288,7 +289,21 @@ impl<'w> OutgoingDataset<'w> {
     /// Returns an error if a column is not one of [`OutgoingDataset::steps`], or if the observer
     /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
-        self.passes.start(columns)
+        self.passes.start(columns, false)
+    }
+
+    /// Starts a pass like [`OutgoingDataset::pass`] in which frames stay references, for writers
+    /// that decode them in parts with [`OutgoingDataset::late_frames`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`OutgoingDataset::pass`].
+    pub(crate) fn referring(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
+        self.passes.start(columns, true)
+    }
+
+    /// Returns what decodes the frames that the steps of [`OutgoingDataset::referring`] refer to.
+    pub(crate) fn late_frames(&self) -> LateFrames {
+        self.passes.late_frames()
     }
 
     /// Starts a pass through a column of frames. The caller reports its progress with
@@ -297,7 +312,7 @@ impl<'w> OutgoingDataset<'w> {
     /// # Errors
     /// Returns the errors of [`OutgoingDataset::pass`].
     pub(crate) fn frames(&self, column: &str) -> Result<Pass<'_>> {
-        Ok(self.passes.start(Some(&[column]))?.unreported())
+        Ok(self.passes.start(Some(&[column]), false)?.unreported())
     }
 
     /// Reports that `rows` more rows of the present pass are done.

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use super::unlabelled::{cut_off, filler};
 use super::{Unlabelled, Watch, null_parts};
 use crate::dataset::block::{with_column, with_field};
+use crate::dataset::late_frames::LateFrames;
 use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
@@ -60,6 +61,11 @@ impl OutgoingTrajectory {
         )?)
     }
 
+    /// Returns what errors name.
+    pub(crate) fn place(&self) -> String {
+        place(&self.about)
+    }
+
     /// Returns the text in the column `name` of the facts about the trajectory.
     pub fn text(&self, name: &str) -> Option<&str> {
         let column = self.about.column_by_name(name)?.as_string_opt::<i32>()?;
@@ -101,11 +107,21 @@ impl Passes<'_> {
             .collect()
     }
 
-    /// Starts a pass with the given columns of steps, or all columns if `columns` is `None`.
+    /// Returns what decodes the frames that the dataset refers to.
+    pub(super) fn late_frames(&self) -> LateFrames {
+        let decoded = self.dataset.decoded.as_ref();
+        LateFrames::new(
+            decoded.map(|decoded| &decoded.by),
+            self.dataset.stored_steps(),
+        )
+    }
+
+    /// Starts a pass with the given columns of steps, or all columns if `columns` is `None`. Frames
+    /// are decoded, or stay references if `late` is true.
     ///
     /// # Errors
     /// Returns an error if there is no such column, or if the observer returns one.
-    pub(super) fn start(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
+    pub(super) fn start(&self, columns: Option<&[&str]>, late: bool) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
         let is_coded = |name: &str| self.models.is_some() && name == CODES;
@@ -172,7 +188,9 @@ impl Passes<'_> {
             .iter()
             .filter(|field| is_written(field.name()))
         {
-            schema = with_field(&schema, field.as_ref().clone()).0;
+            let stored = self.dataset.stored_steps().field_with_name(field.name());
+            let field = stored.ok().filter(|_| late).unwrap_or(field);
+            schema = with_field(&schema, field.clone()).0;
         }
         (self.watch)(None)?;
         let shards = self.dataset.manifest.shards.iter();
@@ -188,6 +206,7 @@ impl Passes<'_> {
             ready: VecDeque::new(),
             next: 0,
             reports: true,
+            frames: (!late).then(|| self.late_frames()),
         })
     }
 }
@@ -206,6 +225,8 @@ pub struct Pass<'a> {
     next: u64,
     /// Whether the observer learns of each block.
     reports: bool,
+    /// What decodes frames; `None` if they stay references.
+    frames: Option<LateFrames>,
 }
 
 /// A shard that is being read.
@@ -253,7 +274,7 @@ impl Pass<'_> {
             .map(|field| table.schema().index_of(field.name()))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Shard {
-            reader: dataset.open_steps(entry)?,
+            reader: dataset.open_stored_steps(entry)?,
             carried: table.project(&keep)?,
             spans,
             next: 0,
@@ -275,7 +296,11 @@ impl Pass<'_> {
             };
             self.open = Some(self.shard(entry)?);
         }
-        let target = schema::block_rows(&self.passes.dataset.steps) as u64;
+        let steps = match self.frames {
+            Some(_) => &self.passes.dataset.steps,
+            None => self.passes.dataset.stored_steps(),
+        };
+        let target = schema::block_rows(steps) as u64;
         let Some(shard) = &mut self.open else {
             return Ok(false);
         };
@@ -308,7 +333,12 @@ impl Pass<'_> {
             .map(|span| (span.end - span.start) as usize)
             .collect();
         for (row, rows) in lengths.into_iter().enumerate() {
-            self.add(about.slice(row, 1), &batch.slice(at, rows))?;
+            let (about, steps) = (about.slice(row, 1), batch.slice(at, rows));
+            let steps = match &mut self.frames {
+                Some(frames) => frames.rows(&steps, &place(&about))?,
+                None => steps,
+            };
+            self.add(about, &steps)?;
             at += rows;
         }
         Ok(true)
@@ -439,6 +469,19 @@ impl Iterator for Pass<'_> {
             }
         }
     }
+}
+
+/// Returns what errors name of the trajectory with the facts `about`.
+fn place(about: &RecordBatch) -> String {
+    let keys = about.column_by_name(trajectory::SOURCE_KEY);
+    let keys = keys.and_then(|keys| keys.as_string_opt::<i32>());
+    let key = keys
+        .filter(|keys| keys.is_valid(0))
+        .map(|keys| keys.value(0));
+    key.map_or_else(
+        || "a trajectory".to_owned(),
+        |key| format!("trajectory `{key}`"),
+    )
 }
 
 fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {

@@ -14,6 +14,9 @@ use crate::error::Result;
 use crate::error::wording::{count, number};
 use crate::transfer::read::Source;
 
+/// The rule that a trajectory has steps.
+pub(super) const EMPTY: &str = "empty";
+
 /// Reads every trajectory of `source`, and adds the faults of its steps to `findings`.
 pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings) {
     let mut steps = Steps::default();
@@ -95,7 +98,7 @@ impl Steps {
         let length = last.unwrap_or(rows);
         self.finals[usize::from(last.is_some())] += 1;
         if length == 0 {
-            findings.error("empty", place, "the trajectory has no steps: drop it");
+            findings.error(EMPTY, place, "the trajectory has no steps");
             return Ok(());
         }
         for (name, rule) in [

@@ -60,6 +60,8 @@ pub(crate) struct Video {
     before: Option<Decoded>,
     /// The frame decoded last; `None` at the beginning and at the end.
     last: Option<Decoded>,
+    /// The time of the frame that was asked for last, in seconds.
+    asked: Option<f64>,
     /// Whether decoding began at a key frame within the file.
     sought: bool,
     keys: Keys,
@@ -127,6 +129,7 @@ impl Video {
             decoder,
             before: None,
             last: None,
+            asked: None,
             sought: false,
             keys: Keys::default(),
             rgb: None,
@@ -241,6 +244,7 @@ impl Video {
 
     /// Decodes up to the frame that is nearest to `seconds`, and says which of the two it is.
     fn find(&mut self, seconds: f64, tolerance: f64) -> Result<Side> {
+        self.asked = Some(seconds);
         let passed = |decoded: &Option<Decoded>| {
             decoded
                 .as_ref()
@@ -361,6 +365,7 @@ impl Video {
         };
         *self = Video {
             keys,
+            asked: self.asked,
             ..Video::open(&self.path, self.threads)?
         };
         self.advance()
@@ -428,8 +433,11 @@ impl Video {
             || "its beginning".to_owned(),
             |last| format!("{:.4} s", last.at),
         );
+        let asked = self.asked.map_or_else(String::new, |seconds| {
+            format!(", on the way to the frame at {seconds:.4} s")
+        });
         Error::failed(format!(
-            "{}: cannot be decoded after {after}: {what}",
+            "{}: cannot be decoded after {after}{asked}: {what}",
             self.path.display()
         ))
         .hint("the file may be damaged: fetch it again")

@@ -117,7 +117,7 @@ def test_a_hole_in_a_video_is_seen(damaged, tmp_path, key, place):
     path = file(damaged, key)
     at = np.linspace(200, os.path.getsize(path) - 8000, 6).astype(int)[place]
     rewrite(path, lambda whole: whole[:at] + bytes(1500) + whole[at + 1500 :])
-    refused(tmp_path, damaged, "trajectory", f"`{key}`", path)
+    refused(tmp_path, damaged, "trajectory", f"`{key}`", path, "frame at ")
 
 
 @pytest.mark.video

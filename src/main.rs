@@ -7,6 +7,17 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The variable that keeps ONNX Runtime from sending usage data, such as the names of models, to
+/// its makers. Binaries of version 1.29 and later do unless it is set before they are loaded.
+const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
 fn main() -> ExitCode {
+    if std::env::var_os(TELEMETRY).is_none() {
+        // SAFETY: no other thread runs yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var(TELEMETRY, "1");
+        }
+    }
     ExitCode::from(trajmill::main())
 }

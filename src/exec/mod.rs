@@ -11,6 +11,7 @@ mod clock;
 mod flow;
 mod lazy;
 mod pull;
+mod runs;
 mod selection;
 mod shard;
 mod tasks;

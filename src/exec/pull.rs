@@ -1,17 +1,18 @@
 //! Decodes frames ahead of those who need them.
 //!
 //! All threads do the same: if the next batch has its frames, a thread works on it, and otherwise
-//! it decodes. So every core is busy, whether decoding or the work takes longer. Frames are decoded
-//! in runs, each by one decoder: the frames of one file in the order of time. Several runs are
-//! decoded at once: those of several files, or parts of one file whose key frames are close
-//! together. A frame is decoded only if it lies in a window of bounded size that begins with the
-//! first frame that the next batch needs, so memory is bounded, and the run that the next batch
-//! waits for can always go on.
+//! it decodes. One thread decodes earlier, so that the others find batches. So every core is busy,
+//! whether decoding or the work takes longer. Frames are decoded in runs, each by one decoder: the
+//! frames of one file in the order of time. Several runs are decoded at once: those of several
+//! files and, where threads wait for frames, parts of one file whose key frames are close together.
+//! If they are not, its decoder gets several threads. A frame is decoded only if it lies in a
+//! window of bounded size that begins with the first frame that the next batch needs, so memory is
+//! bounded, and the run that the next batch waits for can always go on.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
+use super::runs::{Decoded, Run, TURN};
 use crate::dataset::frames::{Feed, Frame, FrameReader, Frames, Needs, Place, Work};
 use crate::dataset::{Dataset, Decode};
 use crate::error::{Error, Result, caught};
@@ -23,15 +24,9 @@ const KEPT: usize = 192 << 20;
 /// The share of the memory budget for decoded frames.
 const SHARE: usize = 4;
 
-/// The number of frames that are decoded before a thread looks for other work.
-const TURN: usize = 8;
-
-/// The least number of frames of a part of a run.
-const PART: usize = 2 * TURN;
-
-/// The least length of a part of a run, in times between key frames. A decoder starts at a key
-/// frame, so that it may decode frames in vain before the first one of its part.
-const KEY_GAPS: f64 = 8.0;
+/// How often threads may find nothing to do before one file is decoded by several of them. A
+/// decoder with one thread needs less of their time.
+const PATIENCE: usize = 4;
 
 /// Decodes the frames of the sources of a phase.
 #[derive(Debug)]
@@ -61,40 +56,13 @@ impl Pull {
     }
 }
 
-/// Frames that one decoder reads.
-struct Run {
-    frames: Range<usize>,
-    /// The next frame to decode.
-    next: usize,
-    /// Whether a thread decodes it now.
-    busy: bool,
-    /// The number of threads of its decoder.
-    threads: usize,
-    /// Whether it was not cut into parts.
-    is_whole: bool,
-    reader: Option<Box<dyn FrameReader>>,
-}
-
-/// What is decoded of a feed.
-struct Decoded {
-    /// Runs that are not finished, in order.
-    runs: VecDeque<Run>,
-    /// Readers with one thread whose part of a file is finished, each with its source.
-    idle: Vec<(usize, Box<dyn FrameReader>)>,
-    /// The frames from `first` on; `None` where one is not decoded yet.
-    frames: VecDeque<Option<Frame>>,
-    first: usize,
-    /// One past the last frame up to which all are decoded.
-    complete: usize,
-    /// Most frames that are kept.
-    window: usize,
-}
-
 /// The state that the threads share.
 struct State {
     feeds: Vec<Decoded>,
     /// The next batch to work on.
     next: usize,
+    /// How often a thread found nothing to do because frames were missing.
+    waits: usize,
     /// The failure of the earliest batch, with that batch and the feed.
     failed: Option<((usize, usize), Error)>,
 }
@@ -103,8 +71,9 @@ struct State {
 enum Turn {
     Work(usize, Vec<Vec<Frame>>),
     Decode(usize, Range<usize>, Box<dyn FrameReader>),
-    /// Decodes frames of a feed with a new reader of so many threads.
-    Open(usize, Range<usize>, usize),
+    /// Decodes frames of a feed with a new reader of so many threads, after the reader that it
+    /// replaces is finished.
+    Open(usize, Range<usize>, usize, Option<Box<dyn FrameReader>>),
     Wait,
     End,
 }
@@ -114,34 +83,25 @@ impl Frames for Pull {
         let decoded = feeds.iter().enumerate().map(|(index, feed)| {
             let needed = batches.iter().map(|needs| needs[index].len()).max();
             let window = self.kept / feeds.len() / feed.bytes.max(1);
-            Decoded {
-                runs: runs(&feed.places),
-                idle: Vec::new(),
-                frames: VecDeque::new(),
-                first: 0,
-                complete: 0,
-                window: window.max(needed.unwrap_or(0)).max(1),
-            }
+            Decoded::new(&feed.places, window.max(needed.unwrap_or(0)).max(1))
         });
-        let mut decoded: Vec<Decoded> = decoded.collect();
-        // With few runs in sight, a decoder has to use several threads itself.
+        let decoded: Vec<Decoded> = decoded.collect();
+        // With few runs in sight, several threads have to decode one of them.
         let apart = decoded.iter().all(|feed| {
             let longest = feed.runs.iter().map(|run| run.frames.len()).max();
             let seen = feed.window / longest.unwrap_or(1).max(1);
             seen.min(feed.runs.len()) * feeds.len() >= self.threads
         });
-        if !apart {
-            let runs = decoded.iter_mut().flat_map(|feed| feed.runs.iter_mut());
-            runs.for_each(|run| run.threads = self.threads);
-        }
         let shared = Shared {
             pull: self,
             feeds,
             batches,
             work,
+            apart,
             state: Mutex::new(State {
                 feeds: decoded,
                 next: 0,
+                waits: 0,
                 failed: None,
             }),
             changed: Condvar::new(),
@@ -162,39 +122,14 @@ impl Frames for Pull {
     }
 }
 
-/// Cuts frames into runs: frames of one file in the order of time.
-fn runs(places: &[Place]) -> VecDeque<Run> {
-    let mut runs = VecDeque::new();
-    let mut start = 0;
-    for at in 1..=places.len() {
-        let goes_on = places.get(at).is_some_and(|place| {
-            let before = &places[at - 1];
-            place.is_in_file_of(before) && place.seconds >= before.seconds
-        });
-        if !goes_on {
-            runs.push_back(Run {
-                frames: start..at,
-                next: start,
-                busy: false,
-                threads: 1,
-                is_whole: true,
-                reader: None,
-            });
-            start = at;
-        }
-    }
-    if places.is_empty() {
-        runs.clear();
-    }
-    runs
-}
-
 /// What the threads of a pull share.
 struct Shared<'a> {
     pull: &'a Pull,
     feeds: &'a [Feed<'a>],
     batches: &'a [Needs],
     work: &'a Work<'a>,
+    /// Whether enough runs are in sight for all threads.
+    apart: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -231,6 +166,7 @@ impl Shared<'_> {
     }
 
     /// Chooses the next turn: the next batch if it is complete, else the run that is needed first.
+    /// One thread decodes while less than a batch for each thread is complete.
     fn turn(&self, state: &mut State) -> Turn {
         // Batches before the one that failed go on: every run reports the same failure.
         let end = state.failed.as_ref().map(|((batch, _), _)| *batch);
@@ -238,25 +174,38 @@ impl Shared<'_> {
         if state.next >= end {
             return Turn::End;
         }
-        let needs = &self.batches[state.next];
-        let complete = |(feed, need): (&Decoded, &Range<usize>)| feed.complete >= need.end;
-        if state.feeds.iter().zip(needs).all(complete) {
-            let batch = state.next;
-            let frames = state.feeds.iter().zip(needs).map(|(feed, need)| {
-                let own = need.clone().filter_map(|at| feed.frame(at).cloned());
-                own.collect::<Vec<_>>()
-            });
-            let frames = frames.collect();
-            state.next += 1;
-            if let Some(needs) = self.batches.get(state.next) {
-                for (feed, need) in state.feeds.iter_mut().zip(needs) {
-                    feed.drop_before(need.start);
-                }
+        let ready = self.is_complete(state, state.next);
+        let ahead = (state.next + self.pull.threads).min(end - 1);
+        let decoding = state
+            .feeds
+            .iter()
+            .any(|feed| feed.runs.iter().any(|run| run.busy));
+        let needed = match ready && (decoding || self.is_complete(state, ahead)) {
+            true => None,
+            false => self.needed_first(state, end),
+        };
+        match needed {
+            Some((feed, run)) => self.decode_turn(state, feed, run),
+            None if ready => self.work_turn(state),
+            None => {
+                // Every thread but one waits for the first frames.
+                let begun = state.feeds.iter().any(|feed| feed.complete > 0);
+                state.waits += usize::from(begun);
+                Turn::Wait
             }
-            return Turn::Work(batch, frames);
         }
-        // The run that is needed first, counted in batches.
-        let mut best: Option<(usize, usize, usize)> = None;
+    }
+
+    /// Whether all frames of a batch are decoded.
+    fn is_complete(&self, state: &State, batch: usize) -> bool {
+        let mut pairs = state.feeds.iter().zip(&self.batches[batch]);
+        pairs.all(|(feed, need)| feed.complete >= need.end)
+    }
+
+    /// Returns the feed and the place of the run that is needed first, of those that no thread
+    /// decodes and that have room.
+    fn needed_first(&self, state: &State, end: usize) -> Option<(usize, usize)> {
+        let mut first: Option<(usize, usize, usize)> = None;
         for (index, feed) in state.feeds.iter().enumerate() {
             let seen = feed.first + feed.window;
             let free = |run: &Run| !run.busy && run.next < seen;
@@ -265,26 +214,58 @@ impl Shared<'_> {
             };
             let later = &self.batches[state.next..];
             let batch = later.partition_point(|needs| needs[index].end <= run.next);
-            if state.next + batch < end && best.is_none_or(|(known, ..)| batch < known) {
-                best = Some((batch, index, at));
+            if state.next + batch < end && first.is_none_or(|(known, ..)| batch < known) {
+                first = Some((batch, index, at));
             }
         }
-        let Some((_, index, at)) = best else {
-            return Turn::Wait;
-        };
+        first.map(|(_, index, at)| (index, at))
+    }
+
+    fn work_turn(&self, state: &mut State) -> Turn {
+        let batch = state.next;
+        let frames = state
+            .feeds
+            .iter()
+            .zip(&self.batches[batch])
+            .map(|(feed, need)| {
+                let own = need.clone().filter_map(|at| feed.frame(at).cloned());
+                own.collect::<Vec<_>>()
+            });
+        let frames = frames.collect();
+        state.next += 1;
+        if let Some(needs) = self.batches.get(state.next) {
+            for (feed, need) in state.feeds.iter_mut().zip(needs) {
+                feed.drop_before(need.start);
+            }
+        }
+        Turn::Work(batch, frames)
+    }
+
+    /// Returns the turn that decodes the next frames of the run `at` of the feed `index`.
+    fn decode_turn(&self, state: &mut State, index: usize, at: usize) -> Turn {
+        let starves = self.starves(state);
         let feed = &mut state.feeds[index];
         let end = feed.first + feed.window;
         let run = &mut feed.runs[at];
         run.busy = true;
         let frames = run.next..run.frames.end.min(run.next + TURN).min(end);
         let source = self.feeds[index].places[run.next].source;
+        if starves && run.is_whole && run.threads == 1 {
+            run.threads = self.pull.threads;
+            return Turn::Open(index, frames, run.threads, run.reader.take());
+        }
         let is_usable = |of: usize| run.threads == 1 && of == source;
         let known = feed.idle.iter().position(|(of, _)| is_usable(*of));
         let idle = || known.map(|at| feed.idle.remove(at).1);
         match run.reader.take().or_else(idle) {
             Some(reader) => Turn::Decode(index, frames, reader),
-            None => Turn::Open(index, frames, run.threads),
+            None => Turn::Open(index, frames, run.threads, None),
         }
+    }
+
+    /// Whether one run has to keep several threads busy.
+    fn starves(&self, state: &State) -> bool {
+        !self.apart && state.waits >= PATIENCE
     }
 
     /// Does a turn, without holding the state.
@@ -294,10 +275,11 @@ impl Shared<'_> {
                 let result = caught("the model", || (self.work)(batch, &frames));
                 Done::Worked(batch, result)
             }
-            Turn::Open(feed, frames, threads) => {
+            Turn::Open(feed, frames, threads, replaced) => {
                 let source = self.feeds[feed].places[frames.start].source;
-                let opened = self.pull.reader(source);
-                match opened.and_then(|source| source.reader(threads)) {
+                let finished = replaced.map_or(Ok(()), |mut reader| reader.finish());
+                let opened = finished.and_then(|()| self.pull.reader(source)?.reader(threads));
+                match opened {
                     Ok(reader) => self.decode(feed, frames, reader),
                     Err(error) => Done::Decoded(feed, frames.start, Vec::new(), Err(error)),
                 }
@@ -345,7 +327,8 @@ impl Shared<'_> {
                 match after {
                     Ok(reader) => {
                         let places = &self.feeds[feed].places;
-                        state.feeds[feed].give_back(end, reader, places);
+                        let cuts = self.starves(state).then_some(self.pull.threads);
+                        state.feeds[feed].give_back(end, reader, places, cuts);
                         None
                     }
                     Err(error) => {
@@ -374,105 +357,6 @@ enum Done {
     Decoded(usize, usize, Vec<Frame>, Result<Box<dyn FrameReader>>),
 }
 
-impl Decoded {
-    /// Returns the frame `at`, if it is decoded and kept.
-    fn frame(&self, at: usize) -> Option<&Frame> {
-        self.frames.get(at.checked_sub(self.first)?)?.as_ref()
-    }
-
-    /// Drops the frames before `start`, which are all decoded.
-    fn drop_before(&mut self, start: usize) {
-        let count = start.saturating_sub(self.first).min(self.frames.len());
-        self.frames.drain(..count);
-        self.first += count;
-    }
-
-    /// Keeps frames from `start` on.
-    fn put(&mut self, start: usize, made: Vec<Frame>) {
-        for (at, frame) in (start..).zip(made) {
-            let Some(place) = at.checked_sub(self.first) else {
-                continue;
-            };
-            if self.frames.len() <= place {
-                self.frames.resize(place + 1, None);
-            }
-            self.frames[place] = Some(frame);
-        }
-        while self.frame(self.complete).is_some() {
-            self.complete += 1;
-        }
-    }
-
-    /// Gives the run whose next frame is `next` its reader back.
-    fn give_back(&mut self, next: usize, reader: Box<dyn FrameReader>, places: &[Place]) {
-        let own = |run: &Run| run.busy && run.frames.start < next && next <= run.frames.end;
-        let Some(at) = self.runs.iter().position(own) else {
-            return;
-        };
-        let run = &mut self.runs[at];
-        (run.next, run.busy) = (next, false);
-        if next == run.frames.end {
-            let (last, is_single) = (&places[next - 1], run.threads == 1);
-            self.runs.remove(at);
-            let goes_on = places
-                .get(next)
-                .is_some_and(|place| place.is_in_file_of(last));
-            if is_single && goes_on {
-                self.idle.push((last.source, reader));
-            }
-            return;
-        }
-        let gap = reader.key_gap().filter(|_| run.is_whole && run.threads > 1);
-        run.reader = Some(reader);
-        if let Some(gap) = gap {
-            self.cut(at, gap, places);
-        }
-    }
-
-    /// Cuts the run `at` into parts that several readers decode at once, if several parts are in
-    /// sight. `gap` is the time between key frames, in seconds.
-    fn cut(&mut self, at: usize, gap: f64, places: &[Place]) {
-        let run = &mut self.runs[at];
-        let (start, end) = (run.next, run.frames.end);
-        let mut ends = Vec::new();
-        let mut from = start;
-        for place in start..end {
-            let lasts = places[place].seconds - places[from].seconds;
-            if place - from >= PART && lasts >= KEY_GAPS * gap {
-                ends.push(place);
-                from = place;
-            }
-        }
-        let longest = ends.iter().scan(start, |from, end| {
-            let length = end - *from;
-            *from = *end;
-            Some(length)
-        });
-        let longest = longest.max().unwrap_or(usize::MAX);
-        if longest.saturating_mul(run.threads + 1) > self.window {
-            return;
-        }
-        // The last part takes what is left.
-        ends.pop();
-        ends.push(end);
-        run.frames.end = ends[0];
-        run.is_whole = false;
-        for (place, frames) in (at + 1..).zip(ends.windows(2).map(|pair| pair[0]..pair[1])) {
-            self.runs.insert(
-                place,
-                Run {
-                    next: frames.start,
-                    frames,
-                    busy: false,
-                    threads: 1,
-                    is_whole: false,
-                    reader: None,
-                },
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -494,11 +378,14 @@ mod tests {
         damaged: Option<(&'static str, f64)>,
         /// The time between key frames.
         key_gap: Option<f64>,
-        /// The number of readers.
-        readers: Arc<AtomicUsize>,
+        /// How long it takes to decode a frame.
+        lasts: std::time::Duration,
+        /// The numbers of threads of the readers.
+        readers: Arc<Mutex<Vec<usize>>>,
     }
 
     struct FakeReader {
+        lasts: std::time::Duration,
         key_gap: Option<f64>,
         decoded: Arc<Mutex<BTreeMap<(String, u64), usize>>>,
         damaged: Option<(&'static str, f64)>,
@@ -514,9 +401,10 @@ mod tests {
             Ok(Arc::clone(stored))
         }
 
-        fn reader(&self, _: usize) -> Result<Box<dyn FrameReader>> {
-            self.readers.fetch_add(1, Ordering::Relaxed);
+        fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
+            self.readers.lock().unwrap().push(threads);
             Ok(Box::new(FakeReader {
+                lasts: self.lasts,
                 key_gap: self.key_gap,
                 decoded: Arc::clone(&self.decoded),
                 damaged: self.damaged,
@@ -541,6 +429,7 @@ mod tests {
             *self.decoded.lock().unwrap().entry(key).or_default() += 1;
             self.rgb = vec![place.path.as_bytes()[0], place.seconds as u8, 0];
             std::thread::yield_now();
+            std::thread::sleep(self.lasts);
             Ok(Picture::packed([1, 1], &self.rgb))
         }
 
@@ -686,33 +575,44 @@ mod tests {
             .unwrap();
     }
 
-    /// Returns how many readers decode a file of 200 frames, of which `kept` are kept.
-    fn readers(key_gap: Option<f64>, kept: usize) -> usize {
+    /// Returns the numbers of threads of the readers that slowly decode a file of 200 frames, of
+    /// which 100 are kept.
+    fn readers(key_gap: Option<f64>, threads: usize) -> Vec<usize> {
         let places: Vec<Place> = (0..200).map(|at| place("a", at)).collect();
         let feeds = [feed(places)];
         let needs: Vec<Needs> = (0..200).map(|at| one(at..at + 1)).collect();
         let fake = Fake {
             key_gap,
+            lasts: std::time::Duration::from_micros(200),
             ..Fake::default()
         };
         let readers = Arc::clone(&fake.readers);
-        let wait = std::time::Duration::from_micros(200);
-        pull(fake, 2, 3 * kept)
-            .pull(&feeds, &needs, &|_, _| {
-                std::thread::sleep(wait);
-                Ok(())
-            })
+        pull(fake, threads, 300)
+            .pull(&feeds, &needs, &|_, _| Ok(()))
             .unwrap();
-        readers.load(Ordering::Relaxed)
+        readers.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn several_threads_decode_a_file_that_others_wait_for() {
+        // Parts of 80 frames do not fit, and nothing is known of the key frames.
+        assert_eq!(readers(Some(10.0), 2), [1, 2]);
+        assert_eq!(readers(None, 2), [1, 2]);
+        // Nobody waits for the only thread.
+        assert_eq!(readers(None, 1), [1]);
+        assert_eq!(readers(Some(2.0), 1), [1]);
     }
 
     #[test]
     fn a_file_with_many_key_frames_is_read_in_several_places() {
-        // The first reader, which has two threads, and those of the parts, one for each thread.
-        let readers_of_parts = readers(Some(2.0), 100);
-        assert!((2..=3).contains(&readers_of_parts), "{readers_of_parts}");
-        // Parts of 80 frames do not fit, and nothing is known of the key frames.
-        assert_eq!(readers(Some(10.0), 100), 1);
-        assert_eq!(readers(None, 100), 1);
+        let readers_of_parts = readers(Some(2.0), 2);
+        assert!(
+            (2..=3).contains(&readers_of_parts.len()),
+            "{readers_of_parts:?}"
+        );
+        assert!(
+            readers_of_parts.iter().all(|threads| *threads == 1),
+            "{readers_of_parts:?}"
+        );
     }
 }

@@ -186,7 +186,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             columns.insert(name, column);
         }
     }
-    arrays::report_left_out(&mut written, &left_out);
+    arrays::report_left_out(
+        outgoing,
+        &mut written,
+        &left_out,
+        "with the facts about trajectories",
+    );
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
         written.cannot_hold(
             "which actions are filler",

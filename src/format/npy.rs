@@ -92,7 +92,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         &[step::IS_FINAL],
         &starts_of,
     )?;
-    arrays::report_left_out(&mut written, &left_out);
+    arrays::report_left_out(
+        outgoing,
+        &mut written,
+        &left_out,
+        "in `trajmill.trajectories.npy`",
+    );
     written.cannot_hold(
         "identity and other facts of trajectories",
         "`trajmill.trajectories.npy`, as lines of JSON",

@@ -221,7 +221,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             arrays::source_names(outgoing, "action_is_proxy"),
         );
     }
-    arrays::report_left_out(&mut written, &left_out);
+    arrays::report_left_out(
+        outgoing,
+        &mut written,
+        &left_out,
+        "with the facts about trajectories",
+    );
     written.cannot_hold(
         "how trajectories ended, their identity",
         format!("the arrays `{PREFIX}*`"),

@@ -319,9 +319,9 @@ fn port(model: &Model, id: NodeId) -> Port {
 /// Returns an input with the type that the model declares, if nothing feeds that type. rten takes
 /// int32 for booleans and for all integers but 8-bit ones.
 fn declared(port: Port, graph: &graph::Model) -> Port {
-    let own = |(name, _): &&(&str, u64)| *name == port.name;
-    let found = graph.graph.inputs.iter().find(own);
-    let unfed = found.and_then(|(_, number)| graph::element::unfed(*number));
+    let mut inputs = graph.graph.inputs.iter();
+    let found = inputs.find(|input| input.name == port.name);
+    let unfed = found.and_then(|input| graph::element::unfed(input.element));
     match unfed {
         Some(name) => Port {
             element: Element::Other(name),

@@ -59,9 +59,18 @@ pub(super) struct Function<'a> {
 pub(super) struct Graph<'a> {
     pub(super) nodes: Vec<Node<'a>>,
     pub(super) constants: Vec<Tensor<'a>>,
-    /// Inputs with the numbers of their element types.
-    pub(super) inputs: Vec<(&'a str, u64)>,
+    pub(super) inputs: Vec<Input<'a>>,
     pub(super) outputs: Vec<&'a str>,
+}
+
+/// An input or output of a graph.
+#[derive(Default)]
+pub(super) struct Input<'a> {
+    pub(super) name: &'a str,
+    /// The number of the element type; 0 if it is not a tensor.
+    pub(super) element: u64,
+    /// The name of each axis; empty for an axis without one.
+    pub(super) axes: Vec<&'a str>,
 }
 
 /// A node.
@@ -147,12 +156,36 @@ impl<'a> Graph<'a> {
             match number {
                 1 => graph.nodes.push(Node::of(files, bytes)),
                 5 => graph.constants.push(Tensor::of(files, bytes)),
-                11 => graph.inputs.push(input(bytes)),
-                12 => graph.outputs.push(input(bytes).0),
+                11 => graph.inputs.push(Input::of(bytes)),
+                12 => graph.outputs.push(Input::of(bytes).name),
                 _ => {}
             }
         }
         graph
+    }
+}
+
+impl<'a> Input<'a> {
+    fn of(message: &'a [u8]) -> Input<'a> {
+        let mut input = Input::default();
+        for (number, value) in fields(message) {
+            match (number, value) {
+                (1, Value::Bytes(bytes)) => input.name = text(bytes),
+                (2, Value::Bytes(bytes)) => {
+                    for (number, value) in inner(bytes, 1).flat_map(fields) {
+                        match (number, value) {
+                            (1, Value::Number(element)) => input.element = element,
+                            (2, Value::Bytes(shape)) => {
+                                input.axes = inner(shape, 1).map(axis).collect();
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        input
     }
 }
 
@@ -266,27 +299,17 @@ fn opset(message: &[u8]) -> (&str, u64) {
     (if domain == "ai.onnx" { "" } else { domain }, version)
 }
 
-/// Returns the name and the element type of an input or output; 0 if it is not a tensor.
-fn input(message: &[u8]) -> (&str, u64) {
-    let (mut name, mut element) = ("", 0);
-    for (number, value) in fields(message) {
-        match (number, value) {
-            (1, Value::Bytes(bytes)) => name = text(bytes),
-            (2, Value::Bytes(bytes)) => {
-                let tensor = fields(bytes).find_map(|(number, value)| match value {
-                    Value::Bytes(bytes) if number == 1 => Some(bytes),
-                    _ => None,
-                });
-                for (number, value) in tensor.into_iter().flat_map(fields) {
-                    if let (1, Value::Number(number)) = (number, value) {
-                        element = number;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    (name, element)
+/// Returns the name of an axis.
+fn axis(message: &[u8]) -> &str {
+    inner(message, 2).next().map(text).unwrap_or_default()
+}
+
+/// Returns the fields of `message` with this number that hold bytes.
+fn inner(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
+    fields(message).filter_map(move |(number, value)| match value {
+        Value::Bytes(bytes) if number == wanted => Some(bytes),
+        _ => None,
+    })
 }
 
 /// Appends an integer, or integers that share a field.

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use super::graph::{Graph, Model, Node, Tensor, element};
+use super::graph::{Graph, Input, Model, Node, Tensor, element};
 
 /// Returns a description of each tensor of `model` that rten narrows.
 pub(super) fn narrowed(model: &Model) -> Vec<String> {
     let mut found = Vec::new();
     let mut uses = BTreeMap::new();
     consumers(&model.graph, &mut uses);
-    for (name, element) in &model.graph.inputs {
+    for Input { name, element, .. } in &model.graph.inputs {
         let constant = model
             .graph
             .constants
@@ -26,7 +26,7 @@ pub(super) fn narrowed(model: &Model) -> Vec<String> {
     }
     floats(&model.graph, &uses, &mut found);
     let mut values = BTreeMap::new();
-    for (name, element) in &model.graph.inputs {
+    for Input { name, element, .. } in &model.graph.inputs {
         values.insert(*name, Nature::of(*element, true));
     }
     integers(&model.graph, &mut values, &mut found);
@@ -347,7 +347,7 @@ fn inside<'a>(
     for _ in 0..2 {
         for graph in within(node) {
             let mut values = values.clone();
-            for (index, (name, element)) in graph.inputs.iter().enumerate() {
+            for (index, Input { name, element, .. }) in graph.inputs.iter().enumerate() {
                 let given = carried.get(index).copied().unwrap_or(Nature::NONE);
                 let known = Nature::of(*element, given.data);
                 let large = given.large && known.kind == Kind::Long;

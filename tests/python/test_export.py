@@ -525,3 +525,41 @@ def test_a_null_part_of_a_struct_is_refused_and_its_column_is_marked(tmp_path, f
         back = next(name for name in rows.column_names if name.endswith("x_a"))
         values = rows.filter(rows["action"].is_valid())[back].to_pylist()
         check(values == [1, None, None, 4], f"{form}: {values}")
+
+
+# --- what arrays cannot hold
+
+
+@pytest.mark.parametrize("to", ["d3rlpy", "d4rl", "npy", "ogbench", "robomimic"])
+def test_columns_that_arrays_cannot_hold_are_named_with_their_types(tmp_path, to):
+    n = 6
+    source = pa.table(
+        {
+            "episode_id": pa.array([0, 0, 0, 1, 1, 1]),
+            "observation": pa.array([[row, 1.0] for row in range(n)], pa.list_(pa.float32())),
+            "action": pa.array([[0.5]] * n, pa.list_(pa.float32())),
+            "reward": pa.array(range(n), pa.float32()),
+            "terminated": pa.array([False, False, True] * 2),
+            "points": pa.array([[1.0] * row for row in range(n)], pa.list_(pa.float32())),
+            "contact": [{"force": 1.0, "link": "arm"}] * n,
+            "at": pa.array(range(n), pa.timestamp("us")),
+            "task": ["lift"] * 3 + ["drop"] * 3,
+        }
+    )
+    pq.write_table(source, tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "made")
+    path = tmp_path / {"npy": "out", "ogbench": "out.npz"}.get(to, "out.hdf5")
+    said = trajmill("export", tmp_path / "made", path, "--to", to).stderr
+    for words in (
+        "column `points`: left out: `points` is list[float32]",
+        "column `contact`: left out: `contact['link']` is text",
+        "column `at`: left out: `at` is timestamp",
+    ):
+        check(words in said, f"{to}: {said}")
+    check("column `task`: left out" not in said, f"{to} keeps the task: {said}")
+    where = "`lang` in the attribute `ep_meta`" if to == "robomimic" else "one for each trajectory"
+    says(said, ["column `task`: ", where], to)
+    if to != "npy":
+        trajmill("import", path, tmp_path / "back")
+        tasks = table(tmp_path / "back", "trajectories")["task"].to_pylist()
+        check(tasks == ["lift", "drop"], f"{to}: {tasks}")

@@ -254,3 +254,53 @@ def test_damaged_v21_is_refused(tmp_path, name, damage, wanted):
     damage(f"{tmp_path}/bad/{name}")
     done = trajmill("import", tmp_path / "bad", tmp_path / "none", code=1)
     says(done.stderr, wanted, name)
+
+
+# ---- times that state another rate than `fps`
+
+
+def states(folder, fps):
+    info = json.loads((folder / "meta/info.json").read_text())
+    put(folder / "meta/info.json", {**info, "fps": fps})
+
+
+@pytest.mark.parametrize("write", [v2, v30])
+@pytest.mark.parametrize(
+    "rate, fps", [(10, 30), (30, 10), (25, 30), (29.97, 30), (2, 2.5)]
+)
+def test_times_of_another_rate_than_fps_are_refused(tmp_path, write, rate, fps):
+    write(tmp_path / "in", Made([700, 3], fps=rate))
+    trajmill("import", tmp_path / "in", tmp_path / "right")
+    states(tmp_path / "in", fps)
+    trajmill("validate", tmp_path / "in", code=4)
+    failed = trajmill("import", tmp_path / "in", tmp_path / "out", code=1)
+    first = next(at for at in range(700) if abs(at / rate - at / fps) > 1e-4)
+    said = [
+        "episode 0",
+        f"those of {rate} frames per second",
+        f"`fps` in meta/info.json is {fps}",
+        f"frame {first} is at {first / rate:.4f} s, and should be at {first / fps:.4f} s",
+        "--skip timestamp",
+    ]
+    says(failed.stderr, said, "both rates and the first place")
+    check(not (tmp_path / "out").exists(), "nothing is written")
+    trajmill("import", tmp_path / "in", tmp_path / "out", "--skip", "timestamp")
+    check("timestamp" not in table(tmp_path / "out").column_names, "without times")
+    states(tmp_path / "in", rate)
+    trajmill("import", tmp_path / "in", tmp_path / "corrected")
+
+
+@pytest.mark.parametrize("fps", [30, 29.97, 0.4])
+def test_times_with_jitter_and_pauses_are_kept(tmp_path, fps):
+    made = Made([400, 3, 1, 2], fps=fps)
+    v30(tmp_path / "in", made)
+    path = next((tmp_path / "in/data").rglob("*.parquet"))
+    rows = pq.read_table(path)
+    random = np.random.default_rng(1)
+    times = made.frame / fps + random.uniform(-0.2, 0.2, len(made.frame)) / fps
+    times[200:400] += 3 / fps
+    times = pa.array(times.astype(np.float32))
+    rows = rows.set_column(rows.column_names.index("timestamp"), "timestamp", times)
+    pq.write_table(rows, path)
+    trajmill("import", tmp_path / "in", tmp_path / "out")
+    check(table(tmp_path / "out")["timestamp"].to_pylist() == times.to_pylist(), "times")

@@ -6,6 +6,7 @@ them too, in a DataLoader with delta_timestamps, and its own recorder makes a da
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -203,10 +204,8 @@ def test_a_merge_joins_tasks_by_their_texts_and_makes_indices_anew(tmp_path, mer
 
 
 def test_a_rate_that_sources_disagree_on_is_not_made_up(tmp_path, merge):
-    path = f"{tmp_path}/two/meta/info.json"
-    with open(path) as file:
-        said = file.read()
-    put(path, said.replace('"fps": 25', '"fps": 50'))
+    shutil.rmtree(tmp_path / "two")
+    v30(f"{tmp_path}/two", Made([4, 6], seed=1, fps=50))
     says(trajmill("run", merge[2](), code=1).stderr, ["25", "50", "second"], "two rates")
     trajmill("run", merge[2](**{"with": {"fps": 10}}))
 

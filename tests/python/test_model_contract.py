@@ -834,3 +834,18 @@ def test_every_label_names_its_model(log, tmp_path):
     counts = {id: steps["action_model"].to_pylist().count(id) for id in ids}
     kept = sum(min(length, 4) for length in LENGTHS)
     check(counts == {id: kept for id in ids}, f"{counts}")
+
+
+@pytest.mark.skipif(embedded(), reason="rten sends nothing")
+def test_onnx_runtime_keeps_no_usage_data(tmp_path, monkeypatch):
+    """ONNX Runtime 1.29 and later writes a cache of what it sends to its makers, unless told not to."""
+    # What else silences it.
+    for name in ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"):
+        monkeypatch.delenv(name, raising=False)
+    kept = []
+    for index, told in enumerate([{}, {"ORT_DISABLE_TELEMETRY": "0"}]):
+        home = tmp_path / f"home{index}"
+        home.mkdir()
+        trajmill("doctor", HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"), **told)
+        kept.append(any("onnxruntime" in str(file) for file in home.rglob("*")))
+    check(kept == [False, True], f"usage data is kept without and with the user's will: {kept}")

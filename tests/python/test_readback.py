@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import oracle
-from oracle import MODELS, REPOSITORY, check, seeded, trajmill
+from oracle import MODELS, REPOSITORY, check, equal, seeded, trajmill
 from readback import A, D, layout, matrix, same_tables, statistics
 
 # ---- the data: a dict of arrays for each trajectory; an observation more than actions is final
@@ -435,20 +435,52 @@ def test_facts_of_trajectories_are_written_or_named(tmp_path, form):
         check(f"trajectory column `{name}`" in said, f"{name} is named in {said}")
 
 
-def test_structs_that_are_null_are_marked_in_rlds(tmp_path):
-    value = pa.array([{"a": 1}, None, {"a": 3}])
+EXPORTS = {
+    "d4rl": ("export.hdf5", []),
+    "d3rlpy": ("export.h5", []),
+    "lerobot": ("export", ["--fps", 10]),
+    "lerobot-v2.1": ("export", ["--fps", 10]),
+    "minari": ("export", ["--name", "arm/reach-v0"]),
+    "ogbench": ("export.npz", []),
+    "rlds": ("export", ["--name", "arm"]),
+    "robomimic": ("export.hdf5", []),
+}
+
+
+@pytest.mark.parametrize("form", EXPORTS)
+def test_structs_that_are_null_come_back_from_an_export(tmp_path, form):
+    vectors = lambda: pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12.0)), 2)
+    inner = pa.array([{"x": row / 2} for row in range(6)])
+    structs = [pa.array([7, 0, 9, 0, 11, 12]), vectors()]
+    if form != "rlds":  # RLDS has no place for structs within structs
+        structs.append(inner)
+    null = pa.array([False, True, False, True, False, False])
+    names = ["a", "v", "in"][: len(structs)]
     table = pa.table(
         {
-            "trajectory_id": [0, 0, 0],
-            "observation": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(3.0)), 1),
-            "action": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(3.0)), 1),
-            "truncated": [False, False, True],
-            "st": value,
+            "trajectory_id": [0, 0, 0, 1, 1, 1],
+            "observation": vectors(),
+            "action": vectors(),
+            "reward": np.arange(6.0),
+            "truncated": [False, False, True] * 2,
+            "st": pa.StructArray.from_arrays(structs, names, mask=null),
+            "whole": pa.array([{"n": row} for row in range(6)]),
         }
     )
+    if form == "rlds":
+        deep = pa.StructArray.from_arrays([pa.array(range(6)), inner], ["b", "in"], mask=null)
+        table = table.append_column("deep", deep)
     pq.write_table(table, tmp_path / "log.parquet")
     trajmill("import", tmp_path / "log.parquet", tmp_path / "in")
-    trajmill("export", tmp_path / "in", tmp_path / "export", "--to", "rlds", "--name", "arm")
-    trajmill("import", tmp_path / "export", tmp_path / "back")
+    name, options = EXPORTS[form]
+    trajmill("export", tmp_path / "in", tmp_path / name, "--to", form, *options)
+    source = ["--from", "ogbench"] if form == "ogbench" else []
+    trajmill("import", tmp_path / name, tmp_path / "back", *source)
     back = oracle.table(tmp_path / "back")
-    check(back["st_valid"].to_pylist() == [True, False, True], back["st_valid"].to_pylist())
+    for column in ["st", "whole"]:
+        equal(back[column].to_pylist(), table[column].to_pylist(), column)
+    own = [name for name in back.column_names if "valid" in name or name.startswith("st.")]
+    own += [name for name in back.column_names if name.startswith("st/")]
+    check(not own, f"no flag and no part is left: {own}")
+    if form == "rlds":
+        equal(back["deep/b"].to_pylist(), [0, None, 2, None, 4, 5], "the part that is there")

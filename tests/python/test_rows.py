@@ -414,6 +414,12 @@ def test_environments_in_turn_are_refused_without_an_option(tmp_path):
     steps, trajectories = brought(tmp_path, path, *options)
     check(trajectories["length"].to_pylist() == [3, 3], trajectories)
     check(steps["observation"].to_pylist() == [[0.0], [2.0], [4.0], [1.0], [3.0], [5.0]], steps)
+    # Time counts over trajectories, and the rows are in another order.
+    pq.write_table(pa.table(rows).take([2, 1, 0, 3, 4, 5]), path)
+    refused(tmp_path, path, ["column `t` is 0", "after 1", "--step t"], *options)
+    steps, _ = brought(tmp_path, path, *options, "--step", "t", name="by_time")
+    check(steps["observation"].to_pylist() == [[0.0], [2.0], [4.0], [1.0], [3.0], [5.0]], steps)
+    pq.write_table(pa.table(rows), path)
     del rows["env_id"]
     pq.write_table(pa.table(rows), path)
     refused(tmp_path, path, ["column `t` is 0", "as in the row before", "--environment"])
@@ -583,6 +589,38 @@ def test_the_log_of_a_vectorised_environment_is_cut_at_the_flags_of_each(tmp_pat
     equal(trajectories["source_key"].to_pylist(), numbers, "keys")
 
 
+@pytest.mark.parametrize("numbers", [None, "step", "t"])
+def test_a_log_of_environments_stays_in_its_order_without_step(tmp_path, numbers):
+    """The steps have no number, or one that starts again in every trajectory."""
+    arrays = rollout("file order")
+    (tmp_path / "log").mkdir()
+    done = arrays["terminals"] | arrays["timeouts"]
+    number, count = np.zeros((T, E), int), np.zeros(E, int)
+    for time in range(T):
+        number[time] = count
+        count = np.where(done[time], 0, count + 1)
+    columns = {
+        "worker": np.tile(np.arange(E), T),
+        "observation": list(arrays["observations"].reshape(T * E, 3)),
+        "action": arrays["actions"].ravel(),
+        "reward": arrays["rewards"].ravel(),
+        "terminated": arrays["terminals"].ravel(),
+        "truncated": arrays["timeouts"].ravel(),
+        **({numbers: number.ravel()} if numbers else {}),
+    }
+    # Several files, of which `part-10` is the last.
+    for part, places in enumerate(np.array_split(np.arange(T * E), 11)):
+        whole = pa.table(columns).take(places)
+        pq.write_table(whole, tmp_path / "log" / f"part-{part}.parquet", row_group_size=16)
+    options = ["--environment", "worker", "--sort"]
+    steps, trajectories = brought(tmp_path, tmp_path / "log", *options)
+    wanted, _, lengths = cut(arrays)
+    equal(trajectories["length"].to_pylist(), lengths, "lengths")
+    equal(np.array(steps["observation"].to_pylist(), np.float32), wanted["observations"], "rows")
+    for name, own in [("actions", "action"), ("terminals", "terminated"), ("timeouts", "truncated")]:
+        equal(steps[own].to_pylist(), wanted[name], own)
+
+
 def test_objects_without_keys_hold_nothing(tmp_path):
     lines = [{"episode": 0, "obs": [1.5, 2], "info": {}, "more": {"a": {}, "b": 1}, "tags": []}] * 2
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -596,3 +634,105 @@ def test_the_index_of_pandas_gets_a_name(tmp_path):
     (tmp_path / "log.csv").write_text(",episode,obs\n0,0,1\n1,0,2\n")
     steps, _ = brought(tmp_path, tmp_path / "log.csv")
     check(steps["unnamed_0"].to_pylist() == [0, 1], steps.column_names)
+
+
+# ---- tasks
+
+DO = ["open the door", "wipe the table", "open the door", "stack cups"]
+TOLD = np.repeat(DO, LENGTHS).tolist()
+
+
+def written(folder, kind, rows):
+    path = folder / f"log.{kind}"
+    if kind == "csv":
+        for name, width in (("observations", 3), ("actions", 2)):
+            values = np.array(rows[name].to_pylist())
+            rows = rows.drop_columns([name])
+            for axis in range(width):
+                rows = rows.append_column(f"{name[:3]}_{axis}", pa.array(values[:, axis]))
+        tables.csv(path, rows)
+        return path, ["--map", "observation=obs_*,action=act_*"]
+    if kind == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows.to_pylist()))
+    elif kind == "parquet":
+        pq.write_table(rows, path)
+    else:
+        with pa.ipc.new_file(path, rows.schema) as file:
+            file.write(rows)
+    return path, []
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "arrow"])
+@pytest.mark.parametrize("name", ["language_instruction", "instruction", "task", "caption"])
+def test_a_column_of_instructions_is_the_task(tmp_path, kind, name):
+    rows = made(f"{kind} {name}").append_column(name, pa.array(TOLD))
+    if kind == "arrow":
+        rows = rows.set_column(rows.num_columns - 1, name, pa.array(TOLD).dictionary_encode())
+    path, options = written(tmp_path, kind, rows)
+    if name == "caption":
+        steps, _ = brought(tmp_path, path, *options, name="unmapped")
+        check("task" not in steps.column_names and steps["caption"].to_pylist() == TOLD, "a column")
+        options += ["--map", f"task={name}"]
+    steps, trajectories = brought(tmp_path, path, *options)
+    check(steps["task"].to_pylist() == TOLD and str(steps["task"].type) == "string", "steps")
+    check(name == "task" or name not in steps.column_names, "one column")
+    equal(trajectories["task"].to_pylist(), DO, "trajectories")
+    for form, more in [("lerobot", ["--fps", 5]), ("rlds", ["--name", "arm"])]:
+        trajmill("export", tmp_path / "dataset", tmp_path / form, "--to", form, *more)
+    tasks = pq.read_table(tmp_path / "lerobot/meta/tasks.parquet").to_pandas()
+    check(set(tasks.index) == set(DO), tasks)
+    features = (tmp_path / "rlds/features.json").read_text()
+    check('"language_instruction"' in features and '"caption"' not in features, features)
+
+
+def test_a_task_that_changes_within_a_trajectory_and_other_columns_of_that_name(tmp_path):
+    told = [f"{text}, part {row % 2}" for row, text in enumerate(TOLD)]
+    rows = made("tasks").append_column("task", pa.array(np.arange(N)))
+    rows = rows.append_column("language_instruction", pa.array(told))
+    pq.write_table(rows, tmp_path / "log.parquet")
+    steps, trajectories = brought(tmp_path, tmp_path / "log.parquet")
+    equal(steps["task"].to_pylist(), told, "steps")
+    equal(steps["source_task"].to_pylist(), np.arange(N), "the column that is no text")
+    equal(trajectories["task"].to_pylist(), [told[end - n] for end, n in zip(ENDS, LENGTHS)], "first")
+    wrong = ["`task` is int64, but a task is text"]
+    refused(tmp_path, tmp_path / "log.parquet", wrong, "--map", "task=task")
+    steps, _ = brought(tmp_path, tmp_path / "log.parquet", "--map", "task=note", name="mapped")
+    equal(steps["task"].to_pylist(), rows["note"].to_pylist(), "the mapped column")
+    equal(steps["language_instruction"].to_pylist(), told, "the other one keeps its name")
+
+
+@pytest.mark.parametrize("key", ["task", "instruction", "kind"])
+def test_a_key_of_folders_can_be_the_task(tmp_path, key):
+    whole = made("keys").drop_columns(["episode"])
+    starts = [end - length for end, length in zip(ENDS, LENGTHS)]
+    for index, (text, start, length) in enumerate(zip(DO, starts, LENGTHS)):
+        folder = tmp_path / "log" / f"{key}={text.replace(' ', '%20')}" / f"episode={index}"
+        folder.mkdir(parents=True)
+        pq.write_table(whole.slice(start, length), folder / "part-0.parquet")
+    options = ["--map", "task=kind"] if key == "kind" else []
+    _, trajectories = brought(tmp_path, tmp_path / "log", *options)
+    found = zip(trajectories["source_key"].to_pylist(), trajectories["task"].to_pylist())
+    check(dict(found) == {str(index): text for index, text in enumerate(DO)}, trajectories)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_task_of_a_row_per_episode(tmp_path, listed):
+    whole = made("rows")
+    starts = [end - length for end, length in zip(ENDS, LENGTHS)]
+    parts = [whole.slice(start, length) for start, length in zip(starts, LENGTHS)]
+    rows = {
+        name: [part[name].to_pylist() for part in parts]
+        for name in ["observations", "actions", "rewards", "terminals"]
+    }
+    told = [[f"{text} {step}" for step in range(n)] for text, n in zip(DO, LENGTHS)]
+    rows["say"] = told if listed else DO
+    rows["task"] = [7, 8, 9, 10]
+    pq.write_table(pa.table(rows), tmp_path / "log.parquet")
+    steps, trajectories = brought(tmp_path, tmp_path / "log.parquet", "--map", "task=say")
+    wanted = [texts[0] for texts in told] if listed else DO
+    equal(trajectories["task"].to_pylist(), wanted, "trajectories")
+    equal(trajectories["source_task"].to_pylist(), rows["task"], "the column that is no text")
+    if listed:
+        equal(steps["task"].to_pylist(), sum(told, []), "steps")
+    wrong = ["`task` is int64, but a task is text"]
+    refused(tmp_path, tmp_path / "log.parquet", wrong, "--map", "task=task")

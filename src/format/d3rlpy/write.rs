@@ -51,7 +51,12 @@ pub(super) fn write(
             None => left_out.push(column),
         }
     }
-    arrays::report_left_out(&mut written, &left_out);
+    arrays::report_left_out(
+        outgoing,
+        &mut written,
+        &left_out,
+        "in the groups `trajmill/*`",
+    );
     let mut file = Hdf5Writer::create(to)?;
     for leaving in outgoing.pass(None)? {
         write_episode(&mut file, &leaving?, &extras)?;

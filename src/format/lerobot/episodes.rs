@@ -3,17 +3,14 @@
 //! `meta/episodes.jsonl` in v2, `meta/episodes/*/*.parquet` in v3.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::compute::concat_batches;
-use arrow::datatypes::Schema;
+use arrow::array::{Array, Float64Array, Int64Array, RecordBatch};
 use serde_json::Value;
 
+use super::facts::{self, Facts, is_fact};
 use super::files::{damaged, integers, lines, nullable, parquet_files, table};
 use super::info::{INFO, Info, Layout};
 use super::video_statistics::{self, STATS, Statistics};
-use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 
 /// One episode, as the metadata describes it.
@@ -30,7 +27,7 @@ pub(crate) struct Episode {
     /// For each video feature, where its frames are; `None` if the episode has no video of it.
     /// Empty if path templates alone say where videos are.
     pub(crate) videos: Vec<Option<VideoPlace>>,
-    /// Its row in [`Episodes::own_columns`].
+    /// Its row in [`Episodes::facts`].
     pub(crate) row: usize,
 }
 
@@ -50,14 +47,11 @@ pub(crate) struct VideoPlace {
 pub(crate) struct Episodes {
     /// In the order of their index.
     pub(crate) list: Vec<Episode>,
-    /// The columns that trajmill added to the metadata, without [`OWN_PREFIX`].
-    pub(crate) own_columns: RecordBatch,
+    /// What else the metadata says about episodes.
+    pub(crate) facts: Facts,
     /// The statistics of videos, by the row of the episode.
     pub(crate) video_statistics: Vec<Statistics>,
 }
-
-/// The prefix of the columns that trajmill adds to the metadata of episodes.
-pub(crate) const OWN_PREFIX: &str = "trajmill/";
 
 /// Reads the metadata of every episode.
 ///
@@ -93,11 +87,10 @@ pub(crate) fn read(info: &Info) -> Result<Episodes> {
 pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
     let mut list = Vec::new();
     let mut statistics: Vec<Statistics> = Vec::new();
-    let (source, own_columns) = match info.layout {
+    let (source, facts) = match info.layout {
         Layout::PerEpisode => {
             let path = info.root.join("meta/episodes.jsonl");
-            let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
-            let mut texts: [Vec<Option<String>>; 3] = Default::default();
+            let mut facts = Vec::new();
             let mut stated = video_statistics::of_lines(info)?;
             lines(&path, |line| {
                 let count = |key: &str| line.get(key).and_then(Value::as_u64);
@@ -115,30 +108,16 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
                     row: list.len(),
                 });
                 statistics.push(stated.remove(&index).unwrap_or_default());
-                for (name, texts) in identity.iter().zip(&mut texts) {
-                    texts.push(
-                        line.get(format!("{OWN_PREFIX}{name}"))
-                            .and_then(Value::as_str)
-                            .map(str::to_owned),
-                    );
-                }
+                let line = line.as_object().into_iter().flatten();
+                let line = line.filter(|(key, _)| is_fact(key));
+                facts.push(
+                    line.map(|(key, value)| (key.clone(), value.clone()))
+                        .collect(),
+                );
                 Ok(())
             })?;
-            let whole = identity
-                .iter()
-                .zip(texts)
-                .filter(|(_, texts)| texts.iter().all(Option::is_some));
-            let columns: Vec<(&str, ArrayRef)> = whole
-                .map(|(name, texts)| (*name, Arc::new(StringArray::from(texts)) as ArrayRef))
-                .collect();
-            (
-                path,
-                if columns.is_empty() {
-                    no_columns()
-                } else {
-                    RecordBatch::try_from_iter(columns)?
-                },
-            )
+            let facts = facts::of_lines(&info.root, &path, &facts)?;
+            (path, facts)
         }
         Layout::Shared => {
             let folder = info.root.join("meta/episodes");
@@ -155,32 +134,12 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
                     let batch = batch?;
                     read_batch(info, &file, &batch, &mut list)?;
                     statistics.extend(video_statistics::of_table(info, &batch));
-                    let fields = batch
-                        .schema()
-                        .fields()
-                        .iter()
-                        .enumerate()
-                        .filter_map(|(index, field)| {
-                            let name = field.name().strip_prefix(OWN_PREFIX)?;
-                            Some((
-                                name.to_owned(),
-                                Arc::clone(batch.column(index)),
-                                field.is_nullable(),
-                            ))
-                        })
-                        .collect::<Vec<_>>();
-                    if !fields.is_empty() {
-                        batches.push(RecordBatch::try_from_iter_with_nullable(fields)?);
-                    }
+                    let is_fact = |at: &usize| is_fact(batch.schema().field(*at).name());
+                    let facts: Vec<usize> = (0..batch.num_columns()).filter(is_fact).collect();
+                    batches.push(batch.project(&facts)?);
                 }
             }
-            // Columns that only some of the files have cannot describe all episodes.
-            let complete = batches.iter().map(RecordBatch::num_rows).sum::<usize>() == list.len();
-            let own_columns = batches
-                .first()
-                .filter(|_| complete)
-                .and_then(|first| concat_batches(&first.schema(), &batches).ok());
-            (folder, own_columns.unwrap_or_else(no_columns))
+            (folder, facts::of_table(&batches)?)
         }
     };
     list.sort_by_key(|episode| episode.index);
@@ -196,13 +155,9 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
     }
     Ok(Episodes {
         list,
-        own_columns,
+        facts,
         video_statistics: statistics,
     })
-}
-
-fn no_columns() -> RecordBatch {
-    RecordBatch::new_empty(Arc::new(Schema::empty()))
 }
 
 /// Finds the ends of episodes in the files of video feature number `at` that the metadata does not

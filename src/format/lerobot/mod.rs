@@ -14,6 +14,7 @@
 //! feature is read as references, which are a file and a time, or as decoded frames.
 
 mod episodes;
+mod facts;
 mod files;
 mod final_observations;
 mod info;

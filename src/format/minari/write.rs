@@ -331,7 +331,12 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
             .iter_mut()
             .for_each(|info| info.nulls = found.contains(&info.column));
     }
-    arrays::report_left_out(written, &left_out);
+    arrays::report_left_out(
+        outgoing,
+        written,
+        &left_out,
+        "in the attribute `trajmill` of each episode",
+    );
     Ok(infos)
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
-use super::VALID;
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::instruction::instruction;
+use super::{METADATA_PREFIX, VALID};
 use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::align::wider;
@@ -36,9 +36,6 @@ const STATES: [&str; 6] = [
     "observation/eef_state",
 ];
 
-/// The conventional prefix of features that describe an episode.
-const METADATA_PREFIX: &str = "episode_metadata/";
-
 /// The trajectory column that names the split.
 const SPLIT: &str = "split";
 
@@ -56,35 +53,35 @@ fn plain(leaf: &LeafFeature) -> &str {
     leaf.key.strip_prefix(METADATA_PREFIX).unwrap_or(&leaf.key)
 }
 
-/// Returns the trajectory columns, which are texts and single numbers, and their features.
+/// Returns the trajectory columns, which are texts, numbers, tensors and lists of one axis, and
+/// their features.
 pub(crate) fn trajectory_columns(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeature>) {
     let mut fields = vec![Field::new(SPLIT, DataType::Utf8, true)];
     let mut features = Vec::new();
     // Steps say more than the episode.
     let task = instruction(&tree.episode, plain)
         .filter(|_| instruction(&tree.steps, |leaf| &leaf.key).is_none());
-    for leaf in &tree.episode {
+    let is_kept = |leaf: &&LeafFeature| {
+        let is_image = leaf.kind == FeatureKind::Image;
+        !is_image && !is_valid_flag(leaf, &tree.episode)
+    };
+    for leaf in tree.episode.iter().filter(is_kept) {
         let name = match plain(leaf) {
             name if Some(name) == task => trajectory::TASK,
             name => name,
         };
-        let data_type = match &leaf.kind {
-            FeatureKind::Text => DataType::Utf8,
-            FeatureKind::Tensor { element, shape, .. } if shape.is_empty() => element.clone(),
-            _ => continue,
+        let Ok(data_type) = data_type(leaf, false) else {
+            continue;
         };
         let taken = name == trajectory::TRAJECTORY_ID
             || trajectory::COMPUTED.contains(&name)
             || fields.iter().any(|field| field.name() == name);
-        fields.push(Field::new(
-            if taken {
-                format!("source_{name}")
-            } else {
-                name.to_owned()
-            },
-            data_type,
-            true,
-        ));
+        let name = if taken {
+            format!("source_{name}")
+        } else {
+            name.to_owned()
+        };
+        fields.push(with_shape(Field::new(name, data_type, true), leaf));
         features.push(leaf.clone());
     }
     // The three columns of an identity are kept together or not at all.
@@ -300,7 +297,7 @@ fn joined_field(target: &str, leaves: &[LeafFeature]) -> Result<Field> {
 }
 
 /// Whether a feature says where another one has a value.
-fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
+pub(crate) fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
     let flag = match &leaf.kind {
         FeatureKind::Tensor { element, shape, .. } => {
             *element == DataType::Boolean && shape.is_empty()
@@ -334,6 +331,9 @@ pub(crate) fn data_type(leaf: &LeafFeature, vector: bool) -> Result<DataType> {
     Ok(match &leaf.kind {
         FeatureKind::Text => DataType::Utf8,
         FeatureKind::Image => DataType::Binary,
+        FeatureKind::List { element, .. } => {
+            DataType::List(Arc::new(Field::new_list_field(element.clone(), true)))
+        }
         FeatureKind::Tensor { element, shape, .. }
             if !vector && (shape.is_empty() || is_integer(leaf)) =>
         {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayData, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Int64Array,
-    StringArray, UInt64Array, make_array,
+    ListArray, StringArray, UInt64Array, make_array,
 };
-use arrow::buffer::Buffer;
+use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 
 use super::features::{Encoding, FeatureKind, LeafFeature};
 use crate::container::tfrecord::{Feature, Kind as ValueList};
@@ -170,6 +170,19 @@ pub(crate) fn values(
                 .align_buffers(true);
             Ok(make_array(data.build()?))
         }
+        FeatureKind::List { element, encoding } => {
+            let length = list_length(record, key, element, *encoding)?;
+            // The values are stored as those of as many rows, or as the bytes of one row.
+            let (kind, rows) = match (element, encoding) {
+                (DataType::Utf8, _) => (FeatureKind::Text, length),
+                (_, Encoding::None) => (tensor(element, Vec::new(), *encoding), length),
+                _ => (tensor(element, vec![length], *encoding), 1),
+            };
+            let items = values(record, key, &kind, rows)?;
+            let field = Arc::new(Field::new_list_field(element.clone(), true));
+            let offsets = OffsetBuffer::from_lengths([items.len()]);
+            Ok(Arc::new(ListArray::try_new(field, offsets, items, None)?))
+        }
         FeatureKind::Text => {
             let text = |(row, item): (usize, &Vec<u8>)| {
                 String::from_utf8(item.clone())
@@ -188,6 +201,36 @@ pub(crate) fn values(
         )?))),
         FeatureKind::Other(what) => Err(wrong(key, format!("is {what}, which is not supported"))),
     }
+}
+
+fn tensor(element: &DataType, shape: Vec<usize>, encoding: Encoding) -> FeatureKind {
+    FeatureKind::Tensor {
+        element: element.clone(),
+        shape,
+        encoding,
+    }
+}
+
+/// Returns the number of values in the list at `key`, which is the only one of an episode.
+fn list_length(
+    record: &Record,
+    key: &str,
+    element: &DataType,
+    encoding: Encoding,
+) -> Result<usize> {
+    let list = record.get(key).and_then(|feature| feature.kind.as_ref());
+    if encoding == Encoding::None {
+        return Ok(value_count(record, key));
+    }
+    let bytes = items(list, key, 1)?[0].len();
+    let size = element.primitive_width().unwrap_or(1);
+    if bytes % size == 0 {
+        return Ok(bytes / size);
+    }
+    Err(wrong(
+        key,
+        format!("has {bytes} bytes, which is not a multiple of the {size} bytes of a value"),
+    ))
 }
 
 /// Returns the byte strings of a feature, one for each step.

@@ -8,8 +8,8 @@ use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Float32Type, Int64Type, UInt64Type};
 use prost::Message;
 
-use super::features::{Encoding, FeatureKind, LeafFeature};
-use super::step_features::{Origin, StepFeature};
+use super::features::{Encoding, FeatureKind};
+use super::step_features::{EpisodeFeature, Origin, StepFeature};
 use crate::container::tfrecord::{
     BytesList, Example, Feature, Features, FloatList, Int64List, Kind as ValueList,
 };
@@ -23,7 +23,7 @@ use crate::transfer::write::nulls::filled;
 pub(crate) fn record(
     trajectory: &OutgoingTrajectory,
     features: &[StepFeature],
-    about: &[(String, LeafFeature)],
+    about: &[EpisodeFeature],
 ) -> Result<Vec<u8>> {
     let mut feature = BTreeMap::new();
     let rows = trajectory.steps.num_rows();
@@ -36,15 +36,25 @@ pub(crate) fn record(
             },
         );
     }
-    for (column, leaf) in about {
+    for EpisodeFeature {
+        leaf,
+        column,
+        is_flag,
+    } in about
+    {
         let value = trajectory
             .about
             .column_by_name(column)
             .ok_or_else(|| Error::failed(format!("the column `{column}` is missing")))?;
+        let value: ArrayRef = match (&leaf.kind, is_flag) {
+            (_, true) => Arc::new(BooleanArray::from(vec![value.is_valid(0)])),
+            (FeatureKind::List { .. }, _) => value.as_list::<i32>().value(0),
+            _ => filled(value, "")?,
+        };
         feature.insert(
             leaf.key.clone(),
             Feature {
-                kind: Some(list(&filled(value, "")?, &leaf.kind, 1)?),
+                kind: Some(list(&value, &leaf.kind, 1)?),
             },
         );
     }
@@ -89,6 +99,10 @@ fn values(trajectory: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result
                 (0..rows).map(|row| if zero(row) { 0.0 } else { 1.0 }),
             ))
         }
+        Origin::HasTask => {
+            let has = trajectory.text(trajectory::TASK).is_some();
+            Arc::new(BooleanArray::from(vec![has; rows]))
+        }
         Origin::Task => {
             let task = trajectory.text(trajectory::TASK).unwrap_or_default();
             Arc::new(StringArray::from(vec![task; rows]))
@@ -114,6 +128,18 @@ fn values(trajectory: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result
 fn list(column: &ArrayRef, kind: &FeatureKind, rows: usize) -> Result<ValueList> {
     let (values, _) = flattened(column);
     match kind {
+        // The values of a list are stored as those of as many rows, or as the bytes of one row.
+        FeatureKind::List { element, encoding } => {
+            let kind = match element {
+                DataType::Utf8 => FeatureKind::Text,
+                _ => FeatureKind::Tensor {
+                    element: element.clone(),
+                    shape: Vec::new(),
+                    encoding: *encoding,
+                },
+            };
+            list(column, &kind, rows)
+        }
         FeatureKind::Text => {
             let texts = cast(&values, &DataType::Utf8)?;
             Ok(ValueList::Bytes(BytesList {
@@ -165,9 +191,10 @@ fn list(column: &ArrayRef, kind: &FeatureKind, rows: usize) -> Result<ValueList>
                     &buffer.as_slice()[data.offset() * size..(data.offset() + data.len()) * size]
                 })
                 .unwrap_or_default();
-            let step = (bytes.len() / rows.max(1)).max(1);
+            let step = bytes.len() / rows.max(1);
+            let values = (0..rows).map(|row| bytes[row * step..(row + 1) * step].to_vec());
             Ok(ValueList::Bytes(BytesList {
-                value: bytes.chunks(step).map(<[u8]>::to_vec).collect(),
+                value: values.collect(),
             }))
         }
         FeatureKind::Image => Ok(ValueList::Bytes(BytesList {

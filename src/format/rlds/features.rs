@@ -19,6 +19,11 @@ pub(crate) enum FeatureKind {
         shape: Vec<usize>,
         encoding: Encoding,
     },
+    /// Any number of numbers, booleans or texts (`Utf8`). Only episodes have such features.
+    List {
+        element: DataType,
+        encoding: Encoding,
+    },
     /// An encoded image.
     Image,
     /// A text.
@@ -103,7 +108,10 @@ impl FeatureTree {
         }
         let leaf = LeafFeature {
             key: key.to_owned(),
-            kind: kind(value, key)?,
+            kind: match list_kind(value).filter(|_| !in_steps) {
+                Some(kind) => kind,
+                None => kind(value, key)?,
+            },
         };
         if in_steps {
             self.steps.push(leaf)
@@ -112,6 +120,49 @@ impl FeatureTree {
         }
         Ok(())
     }
+}
+
+/// Returns what the feature `value` holds if it is a list of any length.
+fn list_kind(value: &Value) -> Option<FeatureKind> {
+    if let Some(inner) = value.pointer("/sequence/feature") {
+        return match kind(inner, "").ok()? {
+            FeatureKind::Text => Some(FeatureKind::List {
+                element: DataType::Utf8,
+                encoding: Encoding::None,
+            }),
+            FeatureKind::Tensor {
+                element,
+                shape,
+                encoding: Encoding::None,
+            } if shape.is_empty() => Some(FeatureKind::List {
+                element,
+                encoding: Encoding::None,
+            }),
+            _ => None,
+        };
+    }
+    let mut tensor = value.get("tensor")?.clone();
+    let axes = tensor.pointer_mut("/shape/dimensions")?.as_array_mut()?;
+    if axes.len() != 1 || axis(&axes[0])? >= 0 {
+        return None;
+    }
+    axes[0] = Value::from(1);
+    match tensor_kind(&tensor, "").ok()? {
+        FeatureKind::Text => Some(FeatureKind::List {
+            element: DataType::Utf8,
+            encoding: Encoding::None,
+        }),
+        FeatureKind::Tensor {
+            element, encoding, ..
+        } if encoding != Encoding::Zlib => Some(FeatureKind::List { element, encoding }),
+        _ => None,
+    }
+}
+
+/// Returns the length of an axis. Protobuf writes integers as JSON strings; -1 is an axis of any
+/// length.
+fn axis(axis: &Value) -> Option<i64> {
+    axis.as_i64().or_else(|| axis.as_str()?.parse().ok())
 }
 
 /// Returns what the feature `value` holds.
@@ -155,8 +206,6 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         .pointer("/shape/dimensions")
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
-    // Protobuf writes integers as JSON strings; -1 is an axis of any length.
-    let axis = |axis: &Value| axis.as_i64().or_else(|| axis.as_str()?.parse().ok());
     let axes = axes
         .iter()
         .map(axis)
@@ -233,18 +282,40 @@ fn entry(kind: &FeatureKind) -> Value {
             } else {
                 json!({"dimensions": axes})
             };
-            let encoding = if *encoding == Encoding::None {
-                "none"
-            } else {
-                "bytes"
-            };
-            let dtype = dtype::name(element);
             json!({
                 "pythonClassName": format!("{CLASS}.{class}"),
-                "tensor": {"shape": shape, "dtype": dtype, "encoding": encoding},
+                "tensor": {
+                    "shape": shape,
+                    "dtype": dtype::name(element),
+                    "encoding": encoding_name(*encoding),
+                },
             })
         }
+        FeatureKind::List {
+            element: DataType::Utf8,
+            ..
+        } => json!({
+            "pythonClassName": format!("{CLASS}.sequence_feature.Sequence"),
+            "sequence": {"feature": entry(&FeatureKind::Text), "length": "-1"},
+        }),
+        FeatureKind::List { element, encoding } => json!({
+            "pythonClassName": format!("{CLASS}.tensor_feature.Tensor"),
+            "tensor": {
+                "shape": {"dimensions": ["-1"]},
+                "dtype": dtype::name(element),
+                "encoding": encoding_name(*encoding),
+            },
+        }),
         FeatureKind::Other(_) => Value::Null,
+    }
+}
+
+/// Returns the name of an encoding that is written.
+fn encoding_name(encoding: Encoding) -> &'static str {
+    if encoding == Encoding::None {
+        "none"
+    } else {
+        "bytes"
     }
 }
 
@@ -326,7 +397,18 @@ mod tests {
             ),
             leaf("is_first", tensor(DataType::Boolean, &[], Encoding::None)),
         ];
-        let episode = vec![leaf("episode_metadata/uid", FeatureKind::Text)];
+        let list = |element, encoding| FeatureKind::List { element, encoding };
+        let episode = vec![
+            leaf("episode_metadata/uid", FeatureKind::Text),
+            leaf(
+                "episode_metadata/words",
+                list(DataType::Utf8, Encoding::None),
+            ),
+            leaf(
+                "episode_metadata/start",
+                list(DataType::Float64, Encoding::Bytes),
+            ),
+        ];
         let tree = FeatureTree::parse(&document(&steps, &episode)).unwrap();
         assert_eq!((tree.steps, tree.episode), (steps, episode));
     }

@@ -50,6 +50,9 @@ pub(crate) const FORMAT: Format = Format {
 /// The suffix of a boolean feature that is false where a value is null: records have no nulls.
 const VALID: &str = "_valid";
 
+/// The conventional prefix of features that describe an episode.
+const METADATA_PREFIX: &str = "episode_metadata/";
+
 /// Returns the directory with `features.json`: `path` itself, or the only one below it. A dataset
 /// may have directories for configurations and versions.
 fn root(path: &Path) -> Result<Option<PathBuf>> {

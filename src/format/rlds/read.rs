@@ -13,7 +13,9 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::VALID;
-use super::columns::{Column, columns, data_type as type_of, is_marker, trajectory_columns};
+use super::columns::{
+    Column, columns, data_type as type_of, is_marker, is_valid_flag, trajectory_columns,
+};
 use super::decode::{self, Record};
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
@@ -69,8 +71,8 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     for leaf in tree.steps.iter().chain(&tree.episode) {
         if let FeatureKind::Other(what) = &leaf.kind {
             account.leave_out(&leaf.key, what);
-        } else if tree.episode.contains(leaf) && !about_features.contains(leaf) {
-            account.leave_out(&leaf.key, "not one value an episode");
+        } else if leaf.kind == FeatureKind::Image && tree.episode.contains(leaf) {
+            account.leave_out(&leaf.key, "an image is not a fact about a trajectory");
         }
     }
     Ok(Box::new(Rlds {
@@ -198,7 +200,7 @@ impl Rlds {
                 .and_then(|feature| feature.kind.as_ref())
             {
                 None => Ok(new_null_array(field.data_type(), 1)),
-                Some(_) => decode::values(record, &leaf.key, &leaf.kind, 1),
+                Some(_) => self.fact(record, leaf, field.data_type()),
             }
         });
         let about = RecordBatch::try_new(
@@ -210,6 +212,28 @@ impl Rlds {
             steps: self.steps(record, rows)?,
             about: Some(about),
         })
+    }
+
+    /// Returns the value of a feature of episodes.
+    fn fact(&self, record: &Record, leaf: &LeafFeature, data_type: &DataType) -> Result<ArrayRef> {
+        let flag = format!("{}{VALID}", leaf.key);
+        let flag = self.tree.episode.iter().find(|leaf| leaf.key == flag);
+        if let Some(flag) = flag.filter(|flag| is_valid_flag(flag, &self.tree.episode)) {
+            let valid = decode::values(record, &flag.key, &flag.kind, 1)?;
+            if !valid.as_boolean().value(0) {
+                return Ok(new_null_array(data_type, 1));
+            }
+        }
+        let values = decode::values(record, &leaf.key, &leaf.kind, 1)?;
+        match data_type {
+            DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *width,
+                values,
+                None,
+            )?)),
+            _ => Ok(values),
+        }
     }
 
     /// Returns the boolean feature `name` of each step, if there is one.

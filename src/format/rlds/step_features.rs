@@ -1,10 +1,13 @@
 //! Which features the columns of a dataset become.
 
+use std::collections::HashSet;
+
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Field};
 
-use super::VALID;
 use super::features::{Encoding, FeatureKind, LeafFeature};
 use super::instruction::INSTRUCTIONS;
+use super::{METADATA_PREFIX, VALID};
 use crate::container::dtype;
 use crate::dataset::schema::{axes, step, trajectory, type_name};
 use crate::error::{Error, Result};
@@ -35,24 +38,74 @@ pub(crate) enum Origin {
     Valid(String),
     /// The task of the trajectory.
     Task,
+    /// Whether the trajectory has a task.
+    HasTask,
     /// 0 where the trajectory ends in a terminal state, otherwise 1.
     Discount,
+}
+
+/// A feature of episodes, and the trajectory column that its values come from.
+pub(crate) struct EpisodeFeature {
+    pub(crate) leaf: LeafFeature,
+    pub(crate) column: String,
+    /// Whether it says where the column has a value.
+    pub(crate) is_flag: bool,
+}
+
+/// The trajectory columns with nulls.
+#[derive(Default)]
+pub(crate) struct Gaps {
+    /// Those that are null in some trajectory.
+    nulls: HashSet<String>,
+    /// Those of lists of which some hold nulls.
+    holes: HashSet<String>,
+}
+
+impl Gaps {
+    /// Finds the nulls in the trajectory columns.
+    pub(crate) fn find(outgoing: &OutgoingDataset) -> Result<Gaps> {
+        let mut gaps = Gaps::default();
+        for trajectory in outgoing.pass(Some(&[]))? {
+            let about = trajectory?.about;
+            for (field, column) in about.schema().fields().iter().zip(about.columns()) {
+                let items = match field.data_type() {
+                    _ if column.is_null(0) => {
+                        gaps.nulls.insert(field.name().clone());
+                        continue;
+                    }
+                    DataType::List(_) => column.as_list::<i32>().value(0),
+                    DataType::FixedSizeList(..) => column.as_fixed_size_list().value(0),
+                    _ => continue,
+                };
+                if items.null_count() > 0 {
+                    gaps.holes.insert(field.name().clone());
+                }
+            }
+        }
+        Ok(gaps)
+    }
+}
+
+/// Returns the feature `key` of one boolean value.
+fn flag(key: String) -> LeafFeature {
+    LeafFeature {
+        key,
+        kind: FeatureKind::Tensor {
+            element: DataType::Boolean,
+            shape: Vec::new(),
+            encoding: Encoding::None,
+        },
+    }
 }
 
 /// Returns the features of steps. What RLDS cannot hold is noted in `written`.
 pub(crate) fn step_features(
     outgoing: &OutgoingDataset,
+    gaps: &Gaps,
     written: &mut Written,
 ) -> Result<Vec<StepFeature>> {
     let flag = |name: &str, from: Origin| StepFeature {
-        leaf: LeafFeature {
-            key: name.to_owned(),
-            kind: FeatureKind::Tensor {
-                element: DataType::Boolean,
-                shape: Vec::new(),
-                encoding: Encoding::None,
-            },
-        },
+        leaf: flag(name.to_owned()),
         from,
     };
     let mut parts = vec![
@@ -148,8 +201,18 @@ pub(crate) fn step_features(
             },
             from: Origin::Task,
         });
+        if gaps.nulls.contains(trajectory::TASK) {
+            let key = format!("{}{VALID}", INSTRUCTIONS[0]);
+            parts.push(flag(&key, Origin::HasTask));
+        }
     }
-    let keys: Vec<&str> = parts.iter().map(|part| part.leaf.key.as_str()).collect();
+    verify_keys(parts.iter().map(|part| part.leaf.key.as_str()))?;
+    Ok(parts)
+}
+
+/// Verifies that no two features have the same key, and that none has the key of a group.
+fn verify_keys<'a>(keys: impl Iterator<Item = &'a str>) -> Result<()> {
+    let keys: Vec<&str> = keys.collect();
     let clash = keys.iter().find(|key| {
         keys.iter()
             .filter(|other| **other == **key || other.starts_with(&format!("{key}/")))
@@ -161,20 +224,22 @@ pub(crate) fn step_features(
             "`{key}` would be the name of two features, or of a feature and a group"
         ))
         .hint("rename a column with `derive`, or leave it out with `columns`")),
-        None => Ok(parts),
+        None => Ok(()),
+    }
+}
+
+/// Returns how numbers are written. The floats of a record have 32 bits: 64-bit floats are written
+/// as bytes.
+fn encoding(element: &DataType) -> Encoding {
+    if *element == DataType::Float64 {
+        Encoding::Bytes
+    } else {
+        Encoding::None
     }
 }
 
 /// Returns what a column becomes; `None` if no feature can hold it.
 fn kind(field: &Field) -> Option<FeatureKind> {
-    // The floats of a list have 32 bits: 64-bit floats are written as bytes.
-    let encoding = |element: &DataType| {
-        if *element == DataType::Float64 {
-            Encoding::Bytes
-        } else {
-            Encoding::None
-        }
-    };
     match field.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 => Some(FeatureKind::Text),
         DataType::Binary => Some(FeatureKind::Image),
@@ -195,29 +260,67 @@ fn kind(field: &Field) -> Option<FeatureKind> {
     }
 }
 
-/// Returns the trajectory columns that are written, with their features.
-pub(crate) fn trajectory_features(
-    outgoing: &OutgoingDataset,
-    written: &mut Written,
-) -> Vec<(String, LeafFeature)> {
-    let mut features = Vec::new();
-    for field in outgoing.carried().fields() {
-        let name = field.name();
-        let is_single = !matches!(
-            field.data_type(),
-            DataType::FixedSizeList(_, _) | DataType::Binary
-        );
-        match kind(field).filter(|_| is_single) {
-            _ if name == trajectory::TRAJECTORY_ID => {}
-            Some(kind) => {
-                let key = format!("episode_metadata/{name}");
-                features.push((name.clone(), LeafFeature { key, kind }));
-            }
-            None => written.cannot_hold(
-                format!("the trajectory column `{name}`"),
-                "left out: the metadata of an episode holds numbers, texts and truth values",
-            ),
+/// Returns what a trajectory column becomes; `None` if no feature of episodes can hold it.
+fn kind_of_fact(field: &Field) -> Option<FeatureKind> {
+    match field.data_type() {
+        DataType::Binary => None,
+        DataType::List(child) => {
+            let element = child.data_type();
+            let is_held = *element == DataType::Utf8 || dtype::name(element).is_some();
+            is_held.then(|| FeatureKind::List {
+                element: element.clone(),
+                encoding: encoding(element),
+            })
         }
+        _ => kind(field),
     }
-    features
+}
+
+/// Returns the features of episodes, which are the trajectory columns. What RLDS cannot hold is
+/// noted in `written`.
+pub(crate) fn episode_features(
+    outgoing: &OutgoingDataset,
+    gaps: &Gaps,
+    written: &mut Written,
+) -> Result<Vec<EpisodeFeature>> {
+    let columns = outgoing.carried();
+    let key = |name: &str| format!("{METADATA_PREFIX}{name}");
+    let mut features = Vec::new();
+    for field in columns.fields() {
+        let name = field.name();
+        let marked = name.strip_suffix(VALID).filter(|marked| {
+            *field.data_type() == DataType::Boolean && columns.index_of(marked).is_ok()
+        });
+        let why = match (kind_of_fact(field), marked) {
+            _ if name == trajectory::TRAJECTORY_ID => continue,
+            (None, _) => format!(
+                "the metadata of an episode cannot hold {}",
+                type_name(field.data_type())
+            ),
+            (_, Some(marked)) => format!("the name says where `{marked}` has a value"),
+            _ if gaps.holes.contains(name) => "some of its lists hold nulls".to_owned(),
+            (Some(kind), None) => {
+                features.push(EpisodeFeature {
+                    leaf: LeafFeature {
+                        key: key(name),
+                        kind,
+                    },
+                    column: name.clone(),
+                    is_flag: false,
+                });
+                if gaps.nulls.contains(name) {
+                    features.push(EpisodeFeature {
+                        leaf: flag(key(&format!("{name}{VALID}"))),
+                        column: name.clone(),
+                        is_flag: true,
+                    });
+                }
+                continue;
+            }
+        };
+        let what = format!("the trajectory column `{name}`");
+        written.cannot_hold(what, format!("left out: {why}"));
+    }
+    verify_keys(features.iter().map(|feature| feature.leaf.key.as_str()))?;
+    Ok(features)
 }

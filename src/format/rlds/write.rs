@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::encode::record;
 use super::features::{LeafFeature, document};
-use super::step_features::{step_features, trajectory_features};
+use super::step_features::{Gaps, episode_features, step_features};
 use crate::container::tfrecord::{self};
 use crate::dataset::schema::{self, trajectory};
 use crate::dataset::store::{self, HashingFile};
@@ -34,8 +34,9 @@ pub(crate) fn write(
     options: &WriteOptions,
 ) -> Result<Written> {
     let mut written = Written::default();
-    let features = step_features(outgoing, &mut written)?;
-    let about = trajectory_features(outgoing, &mut written);
+    let gaps = Gaps::find(outgoing)?;
+    let features = step_features(outgoing, &gaps, &mut written)?;
+    let about = episode_features(outgoing, &gaps, &mut written)?;
     let name = match (&options.name, outgoing.pass(Some(&[]))?.next().transpose()?) {
         (Some(name), _) => name.clone(),
         (None, Some(first)) => first
@@ -89,7 +90,7 @@ pub(crate) fn write(
         .iter()
         .map(|feature| feature.leaf.clone())
         .collect();
-    let about: Vec<LeafFeature> = about.iter().map(|(_, leaf)| leaf.clone()).collect();
+    let about: Vec<LeafFeature> = about.iter().map(|feature| feature.leaf.clone()).collect();
     let info = json!({
         "name": name,
         "version": VERSION,

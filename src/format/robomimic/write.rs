@@ -68,7 +68,12 @@ pub(crate) fn write(
             None => left_out.push(column),
         }
     }
-    arrays::report_left_out(&mut written, &left_out);
+    arrays::report_left_out(
+        outgoing,
+        &mut written,
+        &left_out,
+        "`lang` in the attribute `ep_meta` of each demonstration",
+    );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     let metadata = &outgoing.manifest().lineage.source_metadata;
     let mut file = Hdf5Writer::create(to)?;

@@ -8,6 +8,7 @@ mod environment;
 mod session;
 mod types;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +17,7 @@ use ort::ep;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
-use ort::value::{Tensor, ValueType};
+use ort::value::Tensor;
 
 use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
@@ -37,6 +38,9 @@ const PROBE: &[u8] = include_bytes!("probe.onnx");
 /// Number of lanes of a CUDA device: one computes, one has copied its input and waits, and two are
 /// filled or read.
 const LANES_A_DEVICE: usize = 4;
+
+/// Number of sessions that are loaded at the same time.
+const LOADED_AT_ONCE: usize = 2;
 
 /// ONNX Runtime, with the devices that it uses.
 pub struct OnnxRuntime {
@@ -167,8 +171,9 @@ impl OnnxRuntime {
         workers: usize,
     ) -> Result<Vec<OnnxSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let bytes = Bytes::of(&spec.files()?);
-        let sizes = self.axes(spec, &bytes, &shapes)?;
+        let files = spec.files()?;
+        let sizes = axes(spec, &graph::Model::of(&files), &shapes);
+        let bytes = Bytes::of(&files);
         let job = Job {
             spec,
             geometry,
@@ -187,11 +192,23 @@ impl OnnxRuntime {
             ))
         };
         if self.cuda.is_empty() {
-            let here = |_| {
+            let here = || {
                 load(Place::Cpu)
                     .and_then(|(place, session)| OnnxSession::here(&job, place, session))
             };
-            return (0..workers.max(1)).map(here).collect();
+            // Loading a large model takes a while, and more memory than the model meanwhile.
+            let all: Vec<usize> = (0..workers.max(1)).collect();
+            let loaded = all.chunks(LOADED_AT_ONCE).flat_map(|some| {
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = some.iter().map(|_| scope.spawn(here)).collect();
+                    let failed = || Err(Error::failed("a model failed to load"));
+                    let loaded = threads.into_iter().map(|thread| thread.join());
+                    loaded
+                        .map(|loaded| loaded.unwrap_or_else(|_| failed()))
+                        .collect::<Vec<_>>()
+                })
+            });
+            return loaded.collect();
         }
         let devices: Vec<(Place, Shared)> = self
             .cuda
@@ -280,42 +297,6 @@ impl OnnxRuntime {
         load().map_err(|error| refused(path, &error))
     }
 
-    /// Returns the sizes of the inputs' free axes by name, so that the graph can be optimised for
-    /// fixed shapes.
-    fn axes(
-        &self,
-        spec: &Spec,
-        bytes: &Bytes,
-        shapes: &[Vec<usize>],
-    ) -> Result<Vec<(String, i64)>> {
-        let session = self.inspect(&spec.path, bytes)?;
-        let mut sizes: Vec<(String, i64)> = Vec::new();
-        for (outlet, sizes_of_input) in session.inputs().iter().zip(shapes) {
-            let ValueType::Tensor {
-                dimension_symbols, ..
-            } = outlet.dtype()
-            else {
-                continue;
-            };
-            for (symbol, size) in dimension_symbols
-                .iter()
-                .zip(sizes_of_input)
-                .filter(|(symbol, _)| !symbol.is_empty())
-            {
-                sizes.push((symbol.clone(), i64::try_from(*size).unwrap_or(i64::MAX)));
-            }
-        }
-        sizes.sort();
-        sizes.dedup();
-        // A name with two sizes cannot be fixed.
-        let clash = |axis: &str| sizes.iter().filter(|(other, _)| other == axis).count() > 1;
-        Ok(sizes
-            .iter()
-            .filter(|(axis, _)| !clash(axis))
-            .cloned()
-            .collect())
-    }
-
     /// Verifies that a CUDA device works by running a tiny model on it.
     fn probe(&self, found: &library::Found, index: usize) -> Result<()> {
         if !offers_cuda() {
@@ -348,6 +329,26 @@ impl OnnxRuntime {
             )
         })
     }
+}
+
+/// Returns the sizes of the inputs' axes that have names, so that the graph can be optimised for
+/// fixed shapes.
+fn axes(spec: &Spec, model: &graph::Model, shapes: &[Vec<usize>]) -> Vec<(String, i64)> {
+    let mut sizes: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    for (port, shape) in spec.inputs.iter().zip(shapes) {
+        let mut inputs = model.graph.inputs.iter();
+        let input = inputs.find(|input| input.name == port.name);
+        let names = input.into_iter().flat_map(|input| &input.axes);
+        for (name, size) in names.zip(shape).filter(|(name, _)| !name.is_empty()) {
+            sizes.entry(name).or_default().insert(*size);
+        }
+    }
+    // A name with two sizes cannot be fixed.
+    let fixed = sizes.into_iter().filter(|(_, sizes)| sizes.len() == 1);
+    fixed
+        .flat_map(|(name, sizes)| sizes.into_iter().map(move |size| (name.to_owned(), size)))
+        .map(|(name, size)| (name, i64::try_from(size).unwrap_or(i64::MAX)))
+        .collect()
 }
 
 /// The bytes of a model as ONNX Runtime takes them.
@@ -537,11 +538,8 @@ mod tests {
             geometry: &geometry,
             shapes: &shapes,
         };
-        let sizes = runtime.axes(&spec, &bytes, &shapes).unwrap();
         let shared = Shared::new(Mutex::new(
-            runtime
-                .commit(&spec, &bytes, 64, &sizes, Place::Cpu)
-                .unwrap(),
+            runtime.commit(&spec, &bytes, 64, &[], Place::Cpu).unwrap(),
         ));
         let lanes = (0..LANES_A_DEVICE)
             .map(|_| OnnxSession::lane(&job, Place::Cpu, Arc::clone(&shared)).map(Session::Onnx));

@@ -5,20 +5,20 @@
 //! both arrays, an import reads them, and the loaders of the formats ignore them.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::container::arrays::ArraySink;
 use crate::container::arrays::StoredArray;
 use crate::container::{hdf5, npz};
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::facts::{self, StoredField};
 use crate::transfer::roundtrip::models::Models;
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
@@ -34,8 +34,8 @@ pub(crate) const TRAJECTORIES: &str = "trajectories";
 pub(crate) struct Envelope {
     /// The note of origin: everything that the output depends on.
     pub(crate) note: Value,
-    /// The facts about each trajectory: name, Arrow type, and whether it may be null.
-    pub(crate) about: Vec<(String, String, bool)>,
+    /// The facts about each trajectory.
+    pub(crate) about: Vec<StoredField>,
     /// The arrays whose names differ from those of their columns, and the names of the columns.
     pub(crate) columns: BTreeMap<String, String>,
     /// The models that predicted actions, if the dataset says which and the format has no text.
@@ -110,17 +110,15 @@ impl Envelope {
             .iter()
             .filter(|field| field.name() != trajectory::TRAJECTORY_ID)
         {
-            let text = field.data_type().to_string();
-            if text
-                .parse::<DataType>()
-                .is_ok_and(|parsed| parsed == *field.data_type())
-            {
-                about.push((field.name().clone(), text, field.is_nullable()));
-            } else {
-                written.cannot_hold(
-                    format!("column `{}` of trajectories", field.name()),
-                    "left out: its type cannot be stored",
-                );
+            match facts::stored(field) {
+                Some(stored) => about.push(stored),
+                None => written.cannot_hold(
+                    format!("the trajectory column `{}`", field.name()),
+                    format!(
+                        "left out: {} cannot be stored as JSON",
+                        type_name(field.data_type())
+                    ),
+                ),
             }
         }
         let note = serde_json::from_str(&options.note).unwrap_or(Value::Null);
@@ -166,15 +164,7 @@ impl Envelope {
     /// # Errors
     /// Returns an error if the text of a type cannot be parsed.
     pub(crate) fn schema(&self) -> Result<SchemaRef> {
-        let field = |(name, text, nullable): &(String, String, bool)| {
-            let data_type = text.parse::<DataType>();
-            data_type
-                .map(|data_type| Field::new(name, data_type, *nullable))
-                .map_err(|error| Error::failed(error.to_string()))
-        };
-        Ok(Arc::new(Schema::new(
-            self.about.iter().map(field).collect::<Result<Vec<_>>>()?,
-        )))
+        facts::schema(&self.about)
     }
 }
 
@@ -187,13 +177,7 @@ pub(crate) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Opti
     if schema.fields().is_empty() {
         return Ok(None);
     }
-    let text = serde_json::to_vec(about).map_err(|error| Error::failed(error.to_string()))?;
-    let mut reader =
-        arrow::json::ReaderBuilder::new(Arc::clone(schema)).build(Cursor::new(text))?;
-    reader.next().transpose()?.map_or_else(
-        || Err(Error::failed("there are no facts about a trajectory")),
-        |row| Ok(Some(row)),
-    )
+    facts::from_json(schema, std::iter::once(about)).map(Some)
 }
 
 /// Returns the line about `trajectory`, whose steps have the columns [`READS`].
@@ -211,7 +195,7 @@ pub(crate) fn line(trajectory: &OutgoingTrajectory) -> Result<EnvelopeLine> {
         known_final: trajectory.has_final(),
         terminated: last(step::TERMINATED),
         truncated: last(step::TRUNCATED),
-        about: arrays::facts_as_json(trajectory)?,
+        about: facts::to_json(&trajectory.about)?,
     })
 }
 

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::task::SET_TASK;
 use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Source, SourceVideo};
 use crate::transfer::roundtrip::models::{CODES, Models};
+use crate::transfer::roundtrip::structs::{Exported, Parts};
 use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
 
 /// Returns `inner` with the columns and the metadata that its `note` of origin describes.
@@ -40,6 +41,7 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: Option<&Value>) -> Box<dyn 
     let found = inner.schema();
     let mut columns = Columns::new(&found);
     columns.mask(|valid| !had(valid));
+    columns.restore_structs(written_from);
     // Names of LeRobot's features contain no slashes.
     for name in
         had_names(written_from).filter(|name| name.contains('/') && found.index_of(name).is_err())
@@ -99,8 +101,8 @@ fn unknown_word(words: &ArrayRef) -> Option<&str> {
 struct Columns<'a> {
     found: &'a Schema,
     columns: Vec<(Field, From)>,
-    /// The positions of flags that become nulls.
-    flags: Vec<usize>,
+    /// The positions of flags that become nulls, and of further parts of structs.
+    used: Vec<usize>,
 }
 
 impl<'a> Columns<'a> {
@@ -111,7 +113,7 @@ impl<'a> Columns<'a> {
             columns: columns
                 .map(|(at, field)| (field.as_ref().clone(), From::Column(at)))
                 .collect(),
-            flags: Vec::new(),
+            used: Vec::new(),
         }
     }
 
@@ -134,8 +136,34 @@ impl<'a> Columns<'a> {
             if let Some(at) = at {
                 let masked = self.columns[at].0.clone().with_nullable(true);
                 self.columns[at] = (masked, From::Masked { at, valid });
-                self.flags.push(valid);
+                self.used.push(valid);
             }
+        }
+    }
+
+    /// Makes one column of the parts of each struct that the exported dataset had. Where
+    /// `NAME_valid` is false, it is null. If the file lacks a part, all others stay columns.
+    fn restore_structs(&mut self, written_from: &Value) {
+        let found = self.found;
+        for (name, data_type) in had_columns(written_from) {
+            let Some(exported) = Exported::new(name, data_type, found) else {
+                continue;
+            };
+            let valid = format!("{name}_valid");
+            let is_flag = had_names(written_from).all(|known| known != valid);
+            let flag = || self.place(&valid, &DataType::Boolean);
+            let valid = is_flag.then(flag).flatten();
+            if let Some(parts) = exported.parts(found) {
+                let at = parts.places[0];
+                self.used.extend(parts.places.iter().skip(1));
+                self.columns[at] = (parts.field.clone(), From::Struct { parts, valid });
+            } else if let Some(valid) = valid {
+                for at in exported.places.iter().flatten().copied() {
+                    let masked = self.columns[at].0.clone().with_nullable(true);
+                    self.columns[at] = (masked, From::Masked { at, valid });
+                }
+            }
+            self.used.extend(valid);
         }
     }
 
@@ -182,7 +210,7 @@ impl<'a> Columns<'a> {
         let at = match &origin {
             Origin::Words(at) => *at,
             Origin::Flags(flags) => {
-                self.flags.extend(flags.iter().skip(1).map(|(_, at)| *at));
+                self.used.extend(flags.iter().skip(1).map(|(_, at)| *at));
                 flags[0].1
             }
         };
@@ -220,12 +248,12 @@ impl<'a> Columns<'a> {
         metadata: Map<String, Value>,
         ahead: Option<Result<Option<IncomingTrajectory>>>,
     ) -> Box<dyn Source> {
-        let flags = self.flags;
+        let used = self.used;
         let kept = self
             .columns
             .into_iter()
             .enumerate()
-            .filter(|(at, _)| !flags.contains(at))
+            .filter(|(at, _)| !used.contains(at))
             .map(|(_, column)| column);
         let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
         Box::new(Restored {
@@ -244,13 +272,15 @@ fn named(name: &str) -> [String; 2] {
     [name.to_owned(), format!("source_{name}")]
 }
 
+/// Returns the columns of steps that the exported dataset had: names and types.
+fn had_columns(written_from: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let columns = written_from["columns"].as_array().into_iter().flatten();
+    columns.filter_map(|column| Some((column["name"].as_str()?, column["type"].as_str()?)))
+}
+
 /// Returns the names of the columns of steps that the exported dataset had.
 fn had_names(written_from: &Value) -> impl Iterator<Item = &str> {
-    written_from["columns"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|column| column["name"].as_str())
+    had_columns(written_from).map(|(name, _)| name)
 }
 
 /// What says where actions come from.
@@ -291,6 +321,11 @@ enum From {
         at: usize,
         valid: usize,
     },
+    /// The parts of a struct, which is null where the flag, if there is one, is not true.
+    Struct {
+        parts: Parts,
+        valid: Option<usize>,
+    },
     /// What says where an action comes from.
     ActionSource(Origin),
     /// Codes of the models in a table.
@@ -312,6 +347,7 @@ impl From {
             }
             From::Codes { at, .. } => *at == place,
             From::Masked { at, valid } => [at, valid].contains(&&place),
+            From::Struct { parts, valid } => *valid == Some(place) || parts.places.contains(&place),
         }
     }
 }
@@ -339,6 +375,13 @@ impl Restored {
                     .iter()
                     .map(|valid| Some(valid == Some(false)));
                 Ok::<_, Error>(nullif(steps.column(*at), &wrong.collect::<BooleanArray>())?)
+            }
+            From::Struct { parts, valid } => {
+                let missing = valid.map(|valid| {
+                    let valid = steps.column(valid).as_boolean().iter();
+                    valid.map(|valid| Some(valid != Some(true))).collect()
+                });
+                parts.column(steps, missing.as_ref())
             }
             From::Codes { at, models } => models.decode(steps.column(*at)),
             From::ActionSource(Origin::Flags(flags)) => Ok(Arc::clone(steps.column(flags[0].1))),

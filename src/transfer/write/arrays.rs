@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use serde_json::{Map, Value};
 
 use crate::container::arrays::ArraySink;
 use crate::container::hdf5::{Element, Hdf5Writer};
 use crate::dataset::block::elements;
-use crate::dataset::schema::{self, action_source, step, trajectory, type_name};
+use crate::dataset::schema::{self, action_source, step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
 
@@ -316,25 +315,6 @@ pub(crate) fn info_name(column: &str) -> String {
     }
 }
 
-/// Returns the identity of `trajectory` and all other facts about it as JSON.
-///
-/// # Errors
-/// Returns an error if a value has no JSON form.
-pub(crate) fn facts_as_json(trajectory: &OutgoingTrajectory) -> Result<Map<String, Value>> {
-    let mut writer = arrow::json::ArrayWriter::new(Vec::new());
-    writer.write(&trajectory.about)?;
-    writer.finish()?;
-    let rows: Vec<Map<String, Value>> =
-        serde_json::from_slice(&writer.into_inner()).map_err(|error| {
-            Error::failed(format!(
-                "cannot write the facts about a trajectory as JSON: {error}"
-            ))
-        })?;
-    let mut about = rows.into_iter().next().unwrap_or_default();
-    about.remove(trajectory::TRAJECTORY_ID);
-    Ok(about)
-}
-
 /// Writes the column `values` of one trajectory as the array or arrays `name`.
 ///
 /// # Errors
@@ -375,12 +355,50 @@ pub(crate) fn write_array(
     file.array(name, Element::Plain(plain.element.clone()), &shape, &bytes)
 }
 
-/// Reports the columns `names` as left out, because plain arrays cannot hold them.
-pub(crate) fn report_left_out(written: &mut Written, names: &[String]) {
+/// Reports the columns `names` of steps as left out, because plain arrays cannot hold them. Tasks
+/// are kept in `tasks`, one for each trajectory.
+pub(crate) fn report_left_out(
+    outgoing: &OutgoingDataset,
+    written: &mut Written,
+    names: &[String],
+    tasks: &str,
+) {
+    let of = |schema: &Schema, name: &str| schema.field_with_name(name).cloned().ok();
     for name in names {
-        written.cannot_hold(
-            format!("column `{name}`"),
-            "left out: it does not hold numbers",
-        );
+        let Some(field) = of(outgoing.steps(), name) else {
+            continue;
+        };
+        let what = format!("column `{name}`");
+        let carried = of(outgoing.carried(), name);
+        let is_task = name == step::TASK && *field.data_type() == DataType::Utf8;
+        if is_task && carried.is_some_and(|carried| carried.data_type() == field.data_type()) {
+            written.cannot_hold(
+                what,
+                format!("{tasks}, one for each trajectory: that of its first step"),
+            );
+        } else {
+            written.cannot_hold(what, format!("left out: {}", why_not_plain(&field)));
+        }
     }
+}
+
+/// Returns the reason why no plain array holds a column.
+fn why_not_plain(field: &Field) -> String {
+    fn odd(field: &Field, name: &str) -> Option<String> {
+        match field.data_type() {
+            DataType::Struct(fields) => fields
+                .iter()
+                .find_map(|part| odd(part, &format!("{name}['{}']", part.name()))),
+            _ if plain_arrays(field, name).is_some() => None,
+            DataType::List(_) => Some(format!(
+                "`{name}` is {}, and the rows of an array have one length",
+                type_name(field.data_type())
+            )),
+            other => Some(format!(
+                "`{name}` is {}, and arrays hold numbers",
+                type_name(other)
+            )),
+        }
+    }
+    odd(field, field.name()).unwrap_or_else(|| "arrays cannot hold it".to_owned())
 }

@@ -76,10 +76,10 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
 }
 
-/// Returns the trajectory columns: those that trajmill wrote, the split, and the statistics of
-/// videos.
-pub(crate) fn trajectory_columns(info: &Info, own: &RecordBatch) -> SchemaRef {
-    let mut fields = own.schema().fields().to_vec();
+/// Returns the trajectory columns: the facts that the metadata states, the split, and the
+/// statistics of videos.
+pub(crate) fn trajectory_columns(info: &Info, facts: &RecordBatch) -> SchemaRef {
+    let mut fields = facts.schema().fields().to_vec();
     if !info.splits.is_empty() && !fields.iter().any(|field| field.name() == SPLIT) {
         fields.push(Arc::new(Field::new(SPLIT, DataType::Utf8, true)));
     }

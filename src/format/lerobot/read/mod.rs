@@ -8,6 +8,7 @@ mod cameras;
 mod columns;
 mod convert;
 mod data_file;
+mod rate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use self::cameras::Cameras;
 use self::columns::{Column, Columns, Kind, SPLIT, columns, renames, trajectory_columns};
 use self::convert::{images, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
+use self::rate::verify_rate;
 use crate::dataset::schema::{step, trajectory, type_name};
 use crate::dataset::videos::resolve;
 use crate::dataset::{self, Account};
@@ -60,8 +62,8 @@ pub(crate) struct LeRobot {
     tables: Tables,
     /// Episodes that are not read yet, the next one last.
     episodes: Vec<Episode>,
-    /// The columns that trajmill added to the metadata of episodes.
-    own_columns: RecordBatch,
+    /// What else the metadata says about episodes.
+    facts: RecordBatch,
     /// The statistics of videos, by the row of the episode.
     video_statistics: Vec<Statistics>,
     about: SchemaRef,
@@ -89,7 +91,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let tables = Tables::read(&info)?;
     let Episodes {
         list: mut episodes,
-        own_columns,
+        facts,
         video_statistics,
     } = episodes::read(&info)?;
     if episodes.is_empty() {
@@ -140,7 +142,11 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         }
     }
     episodes.reverse();
-    let about = trajectory_columns(&info, &own_columns);
+    for (name, reason) in facts.left_out {
+        left_out.leave_out(name, reason);
+    }
+    let facts = facts.columns;
+    let about = trajectory_columns(&info, &facts);
     let final_observations = match schema.field_with_name(step::OBSERVATION) {
         Ok(observation) => FinalObservations::open(path, observation.data_type())?,
         // Every feature that could be an observation has a name of its own.
@@ -152,7 +158,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         columns,
         tables,
         episodes,
-        own_columns,
+        facts,
         video_statistics,
         about,
         found,
@@ -272,7 +278,7 @@ impl LeRobot {
                 let text = renamed::statistics(&text, &self.renames);
                 return Ok(Arc::new(StringArray::from(vec![text])));
             }
-            if let Some(own) = self.own_columns.column_by_name(field.name()) {
+            if let Some(own) = self.facts.column_by_name(field.name()) {
                 return Ok(own.slice(episode.row, 1));
             }
             if field.name() == SPLIT {
@@ -339,6 +345,7 @@ impl LeRobot {
         let table = open.rows(rows, &|name| self.choice.reads(name))?;
         let place = |error: Error| error.at(path.display());
         verify_rows(&table, self.info.layout, episode).map_err(place)?;
+        verify_rate(&self.info, &table).map_err(place)?;
         let frames = self.frames(&table, episode)?;
         self.convert(&table, episode, &frames).map_err(place)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::concat;
+use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::camera_videos::{CameraVideos, EpisodeVideo};
@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::rolling_files::RollingFiles;
 use super::stats::{Summary, statistic_of, statistics};
 use crate::error::Result;
-use crate::format::lerobot::episodes::OWN_PREFIX;
+use crate::format::lerobot::facts::OWN_PREFIX;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
 
 /// The number of episodes that are kept in memory before they are written.
@@ -48,10 +48,30 @@ const NUMBERS: [&str; 6] = [
     "dataset_to_index",
 ];
 
-/// Whether the table holds a trajectory column like `field`: numbers, texts and truth values.
-pub(crate) fn holds(field: &Field) -> bool {
-    field.data_type().is_primitive()
-        || [DataType::Utf8, DataType::Boolean].contains(field.data_type())
+/// Whether the table, and the Python package `datasets` that reads it, holds values of a type.
+pub(crate) fn holds(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Interval(_) => false,
+        DataType::Boolean
+        | DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Binary
+        | DataType::LargeBinary => true,
+        DataType::List(child) | DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
+            holds(child.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().all(|field| holds(field.data_type())),
+        other => other.is_primitive(),
+    }
+}
+
+/// Returns the type of a column in the table: vectors are lists, because pyarrow before 26 cannot
+/// read fixed-size lists with nulls.
+fn listed(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::FixedSizeList(child, _) => DataType::List(Arc::clone(child)),
+        other => other.clone(),
+    }
 }
 
 impl EpisodeTable {
@@ -86,7 +106,7 @@ impl EpisodeTable {
             .carried()
             .fields()
             .iter()
-            .filter(|field| !NOT_KEPT.contains(&field.name().as_str()) && holds(field))
+            .filter(|field| !NOT_KEPT.contains(&field.name().as_str()) && holds(field.data_type()))
             .collect();
         let list =
             |element: DataType| DataType::List(Arc::new(Field::new("element", element, true)));
@@ -119,7 +139,7 @@ impl EpisodeTable {
         fields.extend(kept.iter().map(|field| {
             Field::new(
                 format!("{OWN_PREFIX}{}", field.name()),
-                field.data_type().clone(),
+                listed(field.data_type()),
                 true,
             )
         }));
@@ -244,7 +264,8 @@ impl EpisodeTable {
                 .filter_map(|row| row.column_by_name(name))
                 .map(AsRef::as_ref)
                 .collect();
-            columns.push(concat(&parts)?);
+            let column = concat(&parts)?;
+            columns.push(cast(&column, &listed(column.data_type()))?);
         }
         self.files.write(&RecordBatch::try_new(
             Arc::clone(&self.files.schema),

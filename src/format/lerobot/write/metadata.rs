@@ -120,8 +120,8 @@ pub(crate) fn write_statistics(
     )
 }
 
-/// Writes a JSON file.
-fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
+/// Writes `value` as the file `name` of the dataset at `root`.
+pub(crate) fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|error| Error::failed(format!("cannot write {name}: {error}")))?;
     bytes.push(b'\n');

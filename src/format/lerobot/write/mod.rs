@@ -29,14 +29,15 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef, UInt8Type};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::camera_videos::CameraVideos;
 use self::episode_table::EpisodeTable;
 use self::features::{EpisodePlace, Feature, Origin};
 use self::frame_statistics::NOT_KEPT;
 use self::metadata::{
-    JsonLines, statistics_json, write_info, write_modality, write_statistics, write_texts,
+    JsonLines, statistics_json, write_info, write_json, write_modality, write_statistics,
+    write_texts,
 };
 use self::pixels::PixelCounts;
 use self::plan::Plan;
@@ -48,14 +49,15 @@ use self::video_info::describe;
 use self::videos::write_videos;
 use super::CHUNK;
 use super::Version;
-use super::episodes::OWN_PREFIX;
+use super::facts::{OWN_PREFIX, TYPES};
 use super::files::numbers;
 use super::final_observations::FINAL_OBSERVATIONS;
 use crate::container::parquet::ChecksummedWriter;
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{step, trajectory, type_name};
 use crate::dataset::store;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
+use crate::transfer::roundtrip::facts::{self, StoredField};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
 /// Writes a dataset of version v3.0 to `path`.
@@ -112,6 +114,7 @@ fn write(
                 Episodes::JsonLines {
                     episodes: lines("meta/episodes.jsonl")?,
                     stats: lines("meta/episodes_stats.jsonl")?,
+                    facts: stored_facts(outgoing),
                 }
             }
         },
@@ -282,24 +285,30 @@ fn quantiles(
         .collect())
 }
 
-/// The trajectory columns of which v2.1 holds the values: they identify an episode.
-const IDENTITY: [&str; 3] = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
-
 /// Reports the trajectory columns that the version does not hold.
 fn report_facts(outgoing: &OutgoingDataset, version: Version, written: &mut Written) {
-    // Tasks and statistics of videos have places of their own.
-    let elsewhere = [&NOT_KEPT[..], &IDENTITY, &[trajectory::TASK]].concat();
     for field in outgoing.carried().fields() {
-        let why = match version {
-            Version::V30 if episode_table::holds(field) => continue,
-            Version::V30 => "the table of episodes has one value for an episode",
-            Version::V21 => "only v3.0 has columns for episodes",
+        let is_held = match version {
+            Version::V30 => episode_table::holds(field.data_type()),
+            Version::V21 => facts::stored(field).is_some(),
         };
-        if !elsewhere.contains(&field.name().as_str()) {
-            let what = format!("the trajectory column `{}`", field.name());
-            written.cannot_hold(what, format!("left out: {why}"));
+        if !is_held && !NOT_KEPT.contains(&field.name().as_str()) {
+            written.cannot_hold(
+                format!("the trajectory column `{}`", field.name()),
+                format!(
+                    "left out: the metadata of episodes cannot hold {}",
+                    type_name(field.data_type())
+                ),
+            );
         }
     }
+}
+
+/// Returns the facts that the lines of v2.1 hold.
+fn stored_facts(outgoing: &OutgoingDataset) -> Vec<StoredField> {
+    let fields = outgoing.carried().fields().iter();
+    let kept = fields.filter(|field| !NOT_KEPT.contains(&field.name().as_str()));
+    kept.filter_map(|field| facts::stored(field)).collect()
 }
 
 /// The files that are being written.
@@ -320,6 +329,7 @@ enum Episodes {
     JsonLines {
         episodes: Box<JsonLines>,
         stats: Box<JsonLines>,
+        facts: Vec<StoredField>,
     },
 }
 
@@ -359,7 +369,11 @@ impl Output<'_> {
                 let videos = videos.filter_map(|of| of.episodes.get(place.episode as usize));
                 table.add(trajectory, place, file, videos, &texts, summaries)?;
             }
-            Episodes::JsonLines { episodes, stats } => {
+            Episodes::JsonLines {
+                episodes,
+                stats,
+                facts,
+            } => {
                 let name = format!(
                     "data/chunk-{:03}/episode_{:06}.parquet",
                     place.episode / CHUNK,
@@ -377,10 +391,9 @@ impl Output<'_> {
                     "tasks": texts,
                     "length": trajectory.length,
                 });
-                for name in IDENTITY {
-                    if let (Some(text), Some(line)) = (trajectory.text(name), line.as_object_mut())
-                    {
-                        line.insert(format!("{OWN_PREFIX}{name}"), Value::from(text));
+                for (name, value) in facts::to_json(&trajectory.about)? {
+                    if facts.iter().any(|(known, ..)| *known == name) {
+                        line[format!("{OWN_PREFIX}{name}")] = value;
                     }
                 }
                 episodes.add(&line)?;
@@ -424,9 +437,15 @@ impl Output<'_> {
         self.data.finish()?;
         match self.episodes {
             Episodes::Table(table) => table.finish()?,
-            Episodes::JsonLines { episodes, stats } => {
+            Episodes::JsonLines {
+                episodes,
+                stats,
+                facts,
+            } => {
                 episodes.finish()?;
                 stats.finish()?;
+                store::create_dir(self.root.join(TYPES).parent().unwrap_or(self.root))?;
+                write_json(self.root, TYPES, &json!(facts))?;
             }
         }
         if let Some(file) = self.final_observations {

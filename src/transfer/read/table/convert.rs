@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::roles::{Columns, Roles};
+use super::roles::{Columns, Roles, verify_task};
 use super::values::{element, flags, is_list, values};
 use crate::container::csv::FIRST_TEXT;
 use crate::dataset::Account;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::admit::admitted;
 use crate::transfer::read::align::wider;
 use crate::transfer::read::gaps::narrower;
-use crate::transfer::read::{free_name, parts};
+use crate::transfer::read::parts;
 
 /// Converts the rows of a table to rows of steps.
 pub(crate) struct Table {
@@ -184,8 +184,12 @@ impl Table {
         });
         for name in &roles.extras {
             let field = column(name)?;
-            let own = free_name(name);
+            let own = roles.own_name(name);
+            if own == step::TASK {
+                verify_task(field)?;
+            }
             fields.push(match (field.data_type(), width(name)) {
+                _ if own == step::TASK => Field::new(own, DataType::Utf8, true),
                 (list, Some(width)) if let Some(element) = element(list) => {
                     vector_field(&own, element, width, true, field)
                 }
@@ -376,7 +380,7 @@ impl Table {
             columns.iter().for_each(|column| account.keep(column, name));
         }
         for column in &roles.extras {
-            account.keep(column, free_name(column));
+            account.keep(column, roles.own_name(column));
         }
         match &roles.step {
             // A column of times is a further column too.

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use super::convert::Table;
-use super::roles::Roles;
+use super::roles::{Roles, verify_task};
 use super::values::{as_list, common_width, is_list};
 use super::widths::first_width;
 use crate::container::table::FileTable;
@@ -15,7 +15,7 @@ use crate::dataset::Account;
 use crate::dataset::schema::trajectory;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::Options;
+use crate::transfer::read::{Options, free_fact};
 
 /// Rows, each a whole trajectory, that are read at once.
 pub(super) const BATCH_ROWS: usize = 32;
@@ -33,6 +33,8 @@ pub(super) struct Layout {
     /// The columns with one flag for a trajectory.
     pub(super) terminated: Option<String>,
     pub(super) truncated: Option<String>,
+    /// The column with the task of a trajectory.
+    task: Option<String>,
     /// The number of steps and final observations of all trajectories.
     pub(super) rows: Option<u64>,
     options: Options,
@@ -82,8 +84,12 @@ impl Layout {
             single(&roles.terminated),
             single(&roles.truncated),
         );
+        let task = single(&roles.task);
         let singles = [&id, &terminated, &truncated];
         let is_single = |name: &String| singles.iter().any(|single| single.as_ref() == Some(name));
+        if let Some(task) = &task {
+            verify_task(columns.field_with_name(task)?)?;
+        }
         let (steps, facts): (Vec<FieldRef>, Vec<FieldRef>) = columns
             .fields()
             .iter()
@@ -95,7 +101,8 @@ impl Layout {
             map: options.map.clone(),
             ..Options::default()
         };
-        own.map.retain(|(_, source)| !is_single(source));
+        own.map
+            .retain(|(_, source)| !is_single(source) && task.as_ref() != Some(source));
         let mut layout = Layout {
             exploded: Arc::new(Schema::empty()),
             steps: Vec::new(),
@@ -103,6 +110,7 @@ impl Layout {
             id,
             terminated,
             truncated,
+            task,
             rows: None,
             options: own,
             observation: 0,
@@ -141,6 +149,10 @@ impl Layout {
             .chain(&roles.truncated)
             .filter_map(place)
             .collect();
+        if roles.task.is_some() {
+            // Every step has a task of its own.
+            self.task = None;
+        }
         Ok(())
     }
 
@@ -339,16 +351,10 @@ impl Layout {
 
     /// Returns the name of the fact `name` in the table of trajectories.
     pub(super) fn fact_name(&self, name: &str) -> String {
-        let own = [
-            trajectory::TRAJECTORY_ID,
-            trajectory::UID,
-            trajectory::SOURCE,
-            trajectory::SOURCE_KEY,
-        ];
-        if own.contains(&name) || trajectory::COMPUTED.contains(&name) {
-            format!("source_{name}")
-        } else {
-            name.to_owned()
+        match name {
+            _ if self.task.as_deref() == Some(name) => trajectory::TASK.to_owned(),
+            trajectory::TASK => format!("source_{name}"),
+            _ => free_fact(name),
         }
     }
 }

@@ -135,7 +135,8 @@ pub(crate) fn open(
     verify_options(&roles, options).map_err(|error| error.at(path.display()))?;
     let order = order(table, &roles, options).map_err(|error| error.at(path.display()))?;
     let keys = roles.environment.iter().chain(&roles.trajectory);
-    let keys = keys.chain(order.iter().map(|order| &order.name));
+    let sorts = order.iter().filter(|order| order.sorts == Some(true));
+    let keys = keys.chain(sorts.map(|order| &order.name));
     let keys = keys.cloned().collect();
     let columns = SchemaRef::clone(table);
     let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
@@ -183,12 +184,17 @@ fn verify_options(roles: &Roles, options: &Options) -> Result<()> {
 /// # Errors
 /// Returns an error if the rows are to be sorted, and nothing tells by what.
 fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<Order>> {
-    if !options.sort {
+    let found = roles.order(table);
+    let compared = |sorts: Option<bool>| {
         let order = |name| Order {
             is_stated: roles.step.as_ref() == Some(&name),
+            sorts,
             name,
         };
-        return Ok(roles.order(table).map(order));
+        found.clone().map(order)
+    };
+    if !options.sort {
+        return Ok(compared(None));
     }
     if roles.trajectory.is_none() && roles.environment.is_none() {
         return Err(Error::failed(
@@ -196,7 +202,12 @@ fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<Orde
         )
         .hint("name it with `--trajectory COLUMN` or `--environment COLUMN`"));
     }
-    let order = roles.order(table).ok_or_else(|| {
+    if roles.trajectory.is_none() && options.step.is_none() {
+        // A log of environments is written as time goes by, and a column that numbers steps may
+        // start again in every trajectory: the rows of an environment stay in their order.
+        return Ok(compared(Some(false)));
+    }
+    let order = found.ok_or_else(|| {
         Error::failed("`--sort` needs a column that numbers the steps or has their times")
             .hint("name it with `--step COLUMN`")
     })?;
@@ -205,6 +216,7 @@ fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<Orde
         return Ok(Some(Order {
             name: order,
             is_stated: true,
+            sorts: Some(true),
         }));
     }
     Err(Error::failed(format!(

@@ -75,6 +75,8 @@ pub(super) struct Order {
     /// Whether that is certain: the user named it, or it is called `step`. If not, its values are
     /// compared too, but some may be missing, and times may repeat.
     pub(super) is_stated: bool,
+    /// Whether the rows are sorted by it; `None` if they are not sorted at all.
+    pub(super) sorts: Option<bool>,
 }
 
 /// Names of columns of integers of which no two steps of a trajectory have the same value.
@@ -85,6 +87,8 @@ pub(super) struct Numbers {
     pub(super) name: String,
     /// Whether that they order the steps is certain.
     pub(super) is_stated: bool,
+    /// What to do about rows in another order.
+    pub(super) remedy: String,
     /// Whether two steps may have the same.
     pub(super) may_repeat: bool,
     column: ArrayRef,
@@ -95,7 +99,15 @@ pub(super) struct Numbers {
 
 impl Numbers {
     pub(super) fn new(order: &Order, column: &ArrayRef) -> Result<Numbers> {
-        let Order { name, is_stated } = order;
+        let Order {
+            name,
+            is_stated,
+            sorts,
+        } = order;
+        let remedy = match sorts {
+            Some(_) => format!("sort the rows of each environment by it with `--step {name}`"),
+            None => SORT.to_owned(),
+        };
         let counts = column.data_type().is_integer() && COUNTERS.contains(&name.as_str());
         let column = match column.data_type() {
             DataType::Dictionary(_, values) => cast(column, values)?,
@@ -110,6 +122,7 @@ impl Numbers {
         Ok(Numbers {
             name: name.clone(),
             is_stated: *is_stated,
+            remedy,
             may_repeat: !is_stated && !counts,
             floats,
             keys: converter.convert_columns(&[ArrayRef::clone(&column)])?,

@@ -9,7 +9,7 @@ use arrow::compute::SortOptions;
 use arrow::row::OwnedRow;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::order::{Numbers, SORT};
+use super::order::Numbers;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -138,7 +138,7 @@ impl Pending {
                  the trajectory are not in order",
                 place(row)
             ))
-            .hint(format!("{SORT}{other}")));
+            .hint(format!("{}{other}", numbers.remedy)));
         }
         if let Some(last) = rows.last() {
             self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));

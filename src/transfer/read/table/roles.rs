@@ -1,13 +1,13 @@
 //! Finds out what the columns of a table mean, from the options and from their names.
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 
 use super::values::{element, is_list};
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result, nearest};
-use crate::transfer::read::Options;
 use crate::transfer::read::align::wider;
 use crate::transfer::read::pattern::{glob, natural};
+use crate::transfer::read::{Options, free_name};
 
 /// The observation after each step. After the last step of a trajectory it is the final
 /// observation.
@@ -50,6 +50,14 @@ const NAMES: [(&str, &[&str]); 9] = [
         &["truncated", "timeouts", "timeout", "truncations"],
     ),
     (step::IS_FINAL, &["is_final"]),
+];
+
+/// The names by which the column of tasks is recognised if it holds text, the best one first.
+const TASKS: [&str; 4] = [
+    step::TASK,
+    "language_instruction",
+    "natural_language_instruction",
+    "instruction",
 ];
 
 /// Whether a column of this name says which rows are a trajectory, or how it ends.
@@ -99,6 +107,8 @@ pub(crate) struct Roles {
     pub(super) terminated: Option<String>,
     pub(super) truncated: Option<String>,
     pub(super) is_final: Option<String>,
+    /// The one of the further columns that says in words what the step is part of.
+    pub(super) task: Option<String>,
     pub(super) extras: Vec<String>,
 }
 
@@ -108,15 +118,13 @@ impl Roles {
     /// # Errors
     /// Returns an error if `options` names a column that is missing, or if there is no observation.
     pub(crate) fn find(table: &Schema, options: &Options) -> Result<Roles> {
-        if let Some((target, _)) = options
-            .map
-            .iter()
-            .find(|(target, _)| !NAMES.iter().any(|(name, _)| name == target))
-        {
+        if let Some((target, _)) = options.map.iter().find(|(target, _)| {
+            target != step::TASK && NAMES.iter().all(|(name, _)| name != target)
+        }) {
             let targets = NAMES.map(|(name, _)| name).join(", ");
             return Err(
                 Error::usage(format!("no column can be mapped to `{target}`")).hint(format!(
-                    "`map` takes {targets}; all other columns keep their names"
+                    "`map` takes {targets}, task; all other columns keep their names"
                 )),
             );
         }
@@ -144,14 +152,7 @@ impl Roles {
             if [step::OBSERVATION, step::ACTION, NEXT_OBSERVATION].contains(&target) {
                 vectors.push(found);
             } else {
-                if let Some([first, second, ..]) = found.as_deref() {
-                    return Err(Error::usage(format!(
-                        "`{target}` takes one column, but the pattern matches several: \
-                         `{first}`, `{second}`, …"
-                    ))
-                    .hint("name one column, without `*` and `?`"));
-                }
-                singles.push(found.and_then(|columns| columns.into_iter().next()));
+                singles.push(found.map(|columns| only(columns, target)).transpose()?);
             }
         }
         let (mut vectors, mut singles) = (vectors.into_iter(), singles.into_iter());
@@ -209,6 +210,7 @@ impl Roles {
             terminated,
             truncated,
             is_final,
+            task: task(table, options)?,
             extras,
         };
         roles.extras = table
@@ -218,6 +220,15 @@ impl Roles {
             .filter(|name| !roles.uses(name) || roles.is_time(table, name))
             .collect();
         Ok(roles)
+    }
+
+    /// Returns the name of the further column `name` in steps.
+    pub(super) fn own_name(&self, name: &str) -> String {
+        match name {
+            _ if self.task.as_deref() == Some(name) => step::TASK.to_owned(),
+            step::TASK => format!("source_{name}"),
+            _ => free_name(name),
+        }
     }
 
     /// Returns the column that orders the rows of a trajectory of `table`: that of step numbers, or
@@ -303,6 +314,57 @@ impl Roles {
             vectors.filter(list).cloned().collect(),
             self.extras.iter().filter(list).cloned().collect(),
         )
+    }
+}
+
+/// Returns the column of tasks of `table`: the one that `options` name, or the first of text whose
+/// name says it.
+fn task(table: &Schema, options: &Options) -> Result<Option<String>> {
+    let named = options.map.iter().find(|(target, _)| target == step::TASK);
+    if let Some((target, pattern)) = named {
+        return only(matching(table, pattern, target)?, target).map(Some);
+    }
+    let is_task = |name: &&&str| {
+        let field = table.field_with_name(name);
+        field.is_ok_and(|field| is_text(field.data_type()))
+    };
+    Ok(TASKS.iter().find(is_task).map(|name| (*name).to_owned()))
+}
+
+/// Verifies that the column `field` can be that of tasks.
+///
+/// # Errors
+/// Returns an error if it does not hold text.
+pub(super) fn verify_task(field: &Field) -> Result<()> {
+    if is_text(field.data_type()) {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "column `{}` is {}, but a task is text",
+        field.name(),
+        type_name(field.data_type())
+    ))
+    .hint("map a column of text to `task`, or set one task for all steps with `--task TEXT`"))
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
+/// Returns the only one of `columns`, which a pattern for `target` named.
+fn only(columns: Columns, target: &str) -> Result<String> {
+    match columns.as_slice() {
+        [only] => Ok(only.clone()),
+        [first, second, ..] => Err(Error::usage(format!(
+            "`{target}` takes one column, but the pattern matches several, such as `{first}` \
+             and `{second}`"
+        ))
+        .hint("name one column, without `*` and `?`")),
+        [] => Err(Error::failed(format!("no column for `{target}`"))),
     }
 }
 

@@ -60,15 +60,16 @@ impl Places {
 }
 
 impl SortedRows {
-    /// Sorts `rows`, which have the columns of `table`, by the columns `keys`.
-    /// Scratch files are in `scratch`; `memory` bounds the bytes that are sorted at once.
+    /// Sorts `rows`, which have the columns of `table`, by the columns `keys`. Rows whose keys are
+    /// equal stay in the order of the source. Scratch files are in `scratch`; `memory` bounds the
+    /// bytes that are sorted at once.
     ///
     /// # Errors
     /// Returns an error if a column cannot be sorted.
     pub(super) fn new(
         rows: FileRows,
         table: &SchemaRef,
-        keys: Vec<String>,
+        mut keys: Vec<String>,
         scratch: &Path,
         memory: usize,
     ) -> Result<SortedRows> {
@@ -78,11 +79,12 @@ impl SortedRows {
         ];
         let fields = table.fields().iter().cloned();
         let schema = Schema::new(fields.chain(place.map(Arc::new)).collect::<Vec<_>>());
+        keys.extend([FILE, ROW].map(str::to_owned));
         Ok(SortedRows {
             rows,
             files: Vec::new(),
             sorter: Sorter {
-                keys: Keys::new(table, keys)?,
+                keys: Keys::new(&schema, keys)?,
                 schema: Arc::new(schema),
                 scratch: scratch.to_owned(),
                 memory,
@@ -483,6 +485,22 @@ mod tests {
             assert_eq!(next, rows);
             drop(sorted);
             assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);
+
+            // Rows with equal keys stay in the order of the files.
+            let in_order = FileRows::new(Arc::clone(&table), 50);
+            let keys = vec!["id".to_owned()];
+            let mut sorted =
+                SortedRows::new(in_order, table.schema(), keys, &scratch, memory).unwrap();
+            let mut last = None;
+            while let Some((batch, _)) = sorted.next().unwrap() {
+                for row in 0..batch.num_rows() {
+                    let id = batch["id"].as_primitive::<Int64Type>().value(row);
+                    let file = batch[FILE].as_primitive::<UInt32Type>().value(row);
+                    let place = (id, file, batch[ROW].as_primitive::<UInt64Type>().value(row));
+                    assert!(last < Some(place), "{last:?} before {place:?}");
+                    last = Some(place);
+                }
+            }
         }
     }
 }

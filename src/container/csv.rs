@@ -56,6 +56,7 @@ pub(crate) fn infer(files: &[PathBuf]) -> Result<Inferred> {
         .map(|(name, seen)| seen.field(&name))
         .collect();
     Ok(Inferred {
+        empty: Vec::new(),
         schema: Arc::new(Schema::new(fields)),
         rows: counts,
     })

@@ -31,6 +31,8 @@ pub(crate) struct Inferred {
     /// The columns of all files, in the order in which they first appear. A column that a file
     /// lacks is null there.
     pub(crate) schema: SchemaRef,
+    /// The columns, and parts of columns, that are left out because they hold nothing.
+    pub(crate) empty: Vec<String>,
     /// The files with their numbers of rows.
     pub(crate) rows: Vec<(PathBuf, u64)>,
 }

@@ -49,8 +49,10 @@ pub(crate) fn infer(files: &[PathBuf]) -> Result<Inferred> {
         }
         counts.push((path.clone(), rows));
     }
+    let mut empty = Vec::new();
     Ok(Inferred {
-        schema: Arc::new(Schema::new(fields(columns))),
+        schema: Arc::new(Schema::new(fields(columns, "", &mut empty))),
+        empty,
         rows: counts,
     })
 }
@@ -304,8 +306,9 @@ impl Kind {
         }
     }
 
-    /// Returns the type of the column; `None` if its objects have no keys, so it holds nothing.
-    fn data_type(self) -> Option<DataType> {
+    /// Returns the type of the column `name`; `None` if its objects have no keys, so it holds
+    /// nothing. Parts that hold nothing are added to `empty`.
+    fn data_type(self, name: &str, empty: &mut Vec<String>) -> Option<DataType> {
         Some(match self {
             Kind::Null => DataType::Null,
             Kind::Flag => DataType::Boolean,
@@ -314,10 +317,11 @@ impl Kind {
             Kind::Float => DataType::Float64,
             Kind::Text => DataType::Utf8,
             Kind::List(element) => {
-                DataType::List(Arc::new(Field::new("item", element.data_type()?, true)))
+                let element = element.data_type(name, empty)?;
+                DataType::List(Arc::new(Field::new("item", element, true)))
             }
             Kind::Object(own) => {
-                let own = fields(own);
+                let own = fields(own, &format!("{name}/"), empty);
                 if own.is_empty() {
                     return None;
                 }
@@ -327,9 +331,19 @@ impl Kind {
     }
 }
 
-/// Returns the columns of these kinds, without those that hold nothing.
-fn fields(columns: Vec<(String, Kind)>) -> Vec<Field> {
-    let field = |(name, kind): (String, Kind)| Some(Field::new(name, kind.data_type()?, true));
+/// Returns the columns of these kinds, without those that hold nothing, which are added to `empty`.
+/// Their names there begin with `prefix`.
+fn fields(columns: Vec<(String, Kind)>, prefix: &str, empty: &mut Vec<String>) -> Vec<Field> {
+    let field = |(name, kind): (String, Kind)| {
+        let whole = format!("{prefix}{name}");
+        let Some(data_type) = kind.data_type(&whole, empty) else {
+            // The name of the whole stands for its parts.
+            empty.retain(|part| !part.starts_with(&format!("{whole}/")));
+            empty.push(whole);
+            return None;
+        };
+        Some(Field::new(name, data_type, true))
+    };
     columns.into_iter().filter_map(field).collect()
 }
 

@@ -55,6 +55,14 @@ impl TableFile {
         }
     }
 
+    /// Returns the columns and parts of columns that the kind leaves out because they hold nothing.
+    pub(crate) fn empty(&self) -> &[String] {
+        match self {
+            TableFile::Csv(table) | TableFile::JsonLines(table) => &table.empty,
+            TableFile::Parquet | TableFile::Arrow => &[],
+        }
+    }
+
     /// Returns the columns of the file at `path`, with the schema `schema`, that hold timestamps of
     /// the old kind.
     ///

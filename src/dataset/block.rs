@@ -84,6 +84,16 @@ impl Block {
         }
     }
 
+    /// Returns a range of the rows of its only trajectory, without copying their data.
+    #[must_use]
+    pub(crate) fn part(&self, rows: Range<usize>) -> Block {
+        let steps = self.steps.slice(rows.start, rows.len());
+        Block {
+            frames: self.frames.clone(),
+            ..Block::new(steps, self.trajectories.clone(), vec![0, rows.len()])
+        }
+    }
+
     /// Returns the ids of the trajectories.
     ///
     /// # Errors

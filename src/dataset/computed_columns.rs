@@ -18,6 +18,7 @@ use super::Block;
 use super::action_sources::ActionSources;
 use super::manifest::{Returns, Statistics};
 use super::schema::{step, trajectory, type_name};
+use super::trajectory_hash::{Digests, hash_with};
 use crate::error::{Error, Result};
 
 /// Width of the widest vectors with per-dimension sums. Wider ones are images or embeddings.
@@ -53,6 +54,15 @@ fn rewards(block: &Block) -> Result<Option<Float64Array>> {
 /// # Errors
 /// Returns an error if a required column is missing or has the wrong type.
 pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
+    compute_with(block, &Digests::new())
+}
+
+/// Computes the columns of a block's trajectories. The columns of steps that `digests` names hold
+/// something else than what is written; their values have these digests.
+///
+/// # Errors
+/// Returns an error if a required column is missing or has the wrong type.
+pub(crate) fn compute_with(block: &Block, digests: &Digests) -> Result<ComputedColumns> {
     let is_final = boolean(block, step::IS_FINAL)?;
     let (terminated, truncated) = (
         boolean(block, step::TERMINATED)?,
@@ -144,9 +154,10 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
         Arc::new(BooleanArray::from(labelled)),
         Arc::new(BooleanArray::from(has_actions)),
         Arc::new(Int64Array::from(recorded)),
-        Arc::new(StringArray::from_iter_values(
-            block.spans().map(|span| content_hash(block, span)),
-        )),
+        Arc::new(StringArray::from_iter_values(block.spans().map(|span| {
+            let steps = block.steps.slice(span.start, span.len());
+            hash_with(&steps, digests)
+        }))),
     ];
     for name in [step::OBSERVATION, step::ACTION] {
         if let Some(column) = block
@@ -364,109 +375,4 @@ fn sums_of<T: ArrowPrimitiveType>(
         squares.append(true);
     }
     (Arc::new(sums.finish()), Arc::new(squares.finish()))
-}
-
-/// Returns the first 128 bits of the blake3 hash of a trajectory's columns, its id excluded. Equal
-/// steps have equal hashes in every shard.
-fn content_hash(block: &Block, span: Range<usize>) -> String {
-    hash(&block.steps.slice(span.start, span.len()))
-}
-
-/// Returns the first 128 bits of the blake3 hash of the columns of one trajectory's `steps`, its id
-/// excluded.
-pub(crate) fn hash(steps: &RecordBatch) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (field, column) in steps.schema().fields().iter().zip(steps.columns()) {
-        if field.name() != step::TRAJECTORY_ID {
-            hasher.update(field.name().as_bytes());
-            feed(&mut hasher, column);
-        }
-    }
-    let hash = hasher.finalize();
-    hash.to_hex()[..32].to_owned()
-}
-
-fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
-    if array.null_count() > 0 {
-        let validity: Vec<u8> = (0..array.len())
-            .map(|row| u8::from(array.is_valid(row)))
-            .collect();
-        hasher.update(&validity);
-        if array.null_count() == array.len() {
-            return;
-        }
-    }
-    // The values of null rows are not part of the content.
-    let runs = |width: usize, bytes: &[u8], hasher: &mut blake3::Hasher| match array.nulls() {
-        None => {
-            hasher.update(bytes);
-        }
-        Some(nulls) => nulls.valid_slices().for_each(|(start, end)| {
-            hasher.update(&bytes[start * width..end * width]);
-        }),
-    };
-    match array.data_type() {
-        DataType::FixedSizeList(_, width) => {
-            let list = array.as_fixed_size_list();
-            let values = list
-                .values()
-                .slice(list.value_offset(0) as usize, list.len() * *width as usize);
-            match values.data_type().primitive_width() {
-                Some(size) => {
-                    let data = values.to_data();
-                    let start = data.offset() * size;
-                    runs(
-                        size * *width as usize,
-                        &data.buffers()[0].as_slice()[start..start + values.len() * size],
-                        hasher,
-                    );
-                }
-                None => feed(hasher, &values),
-            }
-        }
-        DataType::Struct(_) => array
-            .as_struct()
-            .columns()
-            .iter()
-            .for_each(|column| feed(hasher, column)),
-        DataType::Boolean => {
-            let bits: Vec<u8> = array
-                .as_boolean()
-                .iter()
-                .map(|bit| bit.map_or(2, u8::from))
-                .collect();
-            hasher.update(&bits);
-        }
-        DataType::Utf8 => {
-            let mut text = Vec::with_capacity(array.len() * 16);
-            for value in array.as_string::<i32>() {
-                text.extend_from_slice(value.unwrap_or("null").as_bytes());
-                text.push(0);
-            }
-            hasher.update(&text);
-        }
-        other => match other.primitive_width() {
-            Some(size) => {
-                let data = array.to_data();
-                let start = data.offset() * size;
-                runs(
-                    size,
-                    &data.buffers()[0].as_slice()[start..start + array.len() * size],
-                    hasher,
-                );
-            }
-            None => {
-                // Of all other types, the canonical text of each value.
-                let options = arrow::util::display::FormatOptions::new().with_null("null");
-                if let Ok(formatter) =
-                    arrow::util::display::ArrayFormatter::try_new(array, &options)
-                {
-                    (0..array.len()).for_each(|row| {
-                        hasher.update(formatter.value(row).to_string().as_bytes());
-                        hasher.update(&[0]);
-                    });
-                }
-            }
-        },
-    }
 }

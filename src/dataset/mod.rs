@@ -8,8 +8,8 @@
 //!   videos/HASH.mp4            the videos that rows refer to, if there are any
 //! ```
 //!
-//! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
-//! pipelines, stages or threads. Only [`store`] changes the file system.
+//! A trajectory never spans two shards, and a row group cuts one only where frames are stored.
+//! Nothing here knows of pipelines, stages or threads. Only [`store`] changes the file system.
 
 pub(crate) mod account;
 mod action_sources;
@@ -28,6 +28,7 @@ mod row_group;
 pub(crate) mod schema;
 mod source;
 pub(crate) mod store;
+pub(crate) mod trajectory_hash;
 mod vector_reader;
 mod verified;
 pub(crate) mod videos;
@@ -45,7 +46,7 @@ pub(crate) use ancestry::{Ancestor, Ancestry};
 pub use block::Block;
 pub(crate) use content::{content_hash, description};
 pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};
-pub(crate) use read::{Decode, ShardReader};
+pub(crate) use read::{Decode, DecodeColumns, ShardReader};
 pub(crate) use row_group::Origin;
 pub(crate) use source::{SourceContent, source_name};
 pub(crate) use verified::{DatasetFile, Ledger};

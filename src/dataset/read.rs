@@ -31,11 +31,8 @@ pub trait Decode: std::fmt::Debug + Send + Sync {
     /// stored.
     fn field(&self, stored: &Field) -> Option<Field>;
 
-    /// Decodes the values of the column `name`. The result has one row for each row of `stored`.
-    ///
-    /// # Errors
-    /// Returns an error that names the column if a value cannot be decoded.
-    fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef>;
+    /// Returns what decodes columns.
+    fn columns(&self) -> Box<dyn DecodeColumns>;
 
     /// Returns a reader of single frames, which decodes with `threads` threads.
     ///
@@ -56,6 +53,21 @@ pub trait Decode: std::fmt::Debug + Send + Sync {
     /// Returns everything besides the stored values that the decoded values depend on, for
     /// fingerprints.
     fn depends(&self) -> &str;
+}
+
+/// Decodes stored columns, part by part. Files stay open from one part of a column to the next.
+pub trait DecodeColumns: Send {
+    /// Decodes values of the column `name`. The result has one row for each row of `stored`.
+    /// `place` says in errors what a row of `stored` belongs to.
+    ///
+    /// # Errors
+    /// Returns an error that names the place and the column if a value cannot be decoded.
+    fn column(
+        &mut self,
+        name: &str,
+        stored: &ArrayRef,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<ArrayRef>;
 }
 
 /// An open Parquet file whose footer has been read.
@@ -248,7 +260,9 @@ impl ShardReader {
         if let Some(decode) = &self.decode {
             for (field, column) in fields.iter_mut().zip(&mut columns) {
                 if let Some(made) = decode.field(field) {
-                    *column = decode.column(field.name(), column)?;
+                    let all = || ranges.iter().cloned().flatten();
+                    let place = |row| format!("row {}", all().nth(row).unwrap_or(0));
+                    *column = decode.columns().column(field.name(), column, &place)?;
                     *field = Arc::new(made);
                 }
             }
@@ -356,12 +370,23 @@ mod tests {
             (stored.name() == "x").then(|| stored.clone())
         }
 
-        fn column(&self, _: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-            Ok(neg(stored)?)
+        fn columns(&self) -> Box<dyn DecodeColumns> {
+            Box::new(Negated)
         }
 
         fn depends(&self) -> &str {
             "negated"
+        }
+    }
+
+    impl DecodeColumns for Negated {
+        fn column(
+            &mut self,
+            _: &str,
+            stored: &ArrayRef,
+            _: &dyn Fn(usize) -> String,
+        ) -> Result<ArrayRef> {
+            Ok(neg(stored)?)
         }
     }
 

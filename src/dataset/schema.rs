@@ -11,7 +11,7 @@ use arrow::array::{
     Array, ArrayRef, FixedSizeListArray, ListArray, MutableArrayData, RecordBatch, make_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::manifest::Column;
 use crate::error::{Error, Result, wording};
@@ -217,11 +217,22 @@ pub(crate) fn type_name(data_type: &DataType) -> String {
         }
         DataType::Dictionary(_, value) => type_name(value),
         DataType::Date32 | DataType::Date64 => "date".to_owned(),
-        DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
-        DataType::Timestamp(..) => "timestamp".to_owned(),
-        DataType::Duration(_) => "duration".to_owned(),
+        DataType::Time32(unit) | DataType::Time64(unit) => format!("time[{}]", unit_name(*unit)),
+        DataType::Timestamp(unit, None) => format!("timestamp[{}]", unit_name(*unit)),
+        DataType::Timestamp(unit, Some(zone)) => format!("timestamp[{}, {zone}]", unit_name(*unit)),
+        DataType::Duration(unit) => format!("duration[{}]", unit_name(*unit)),
         DataType::Interval(_) => "interval".to_owned(),
         other => other.to_string().to_lowercase(),
+    }
+}
+
+/// Returns a unit of time as pyarrow and numpy write it.
+fn unit_name(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
     }
 }
 
@@ -251,6 +262,12 @@ pub(crate) fn row_bytes(schema: &Schema) -> usize {
 /// schema.
 pub(crate) fn block_rows(schema: &Schema) -> usize {
     ((32 << 20) / row_bytes(schema)).clamp(256, 65_536)
+}
+
+/// Returns the number of rows of the schema `schema`, some of them decoded frames, that are in
+/// memory at once.
+pub(crate) fn frame_rows(schema: &Schema) -> usize {
+    ((16 << 20) / row_bytes(schema)).clamp(1, 128)
 }
 
 /// Returns the description of `schema` that the manifest holds.

@@ -2,6 +2,7 @@
 //! while they are written.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,11 +17,16 @@ use super::manifest::{FileEntry, ShardEntry, Statistics, TOOL};
 use super::row_group::{GroupWriter, Origin};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
+use super::trajectory_hash::ImageDigest;
 use super::{Block, computed_columns, layout, videos};
 use crate::error::{Error, Result};
 
 /// Number of bytes of steps that are encoded at once.
 const ENCODED_AT_ONCE: usize = 4 << 20;
+
+/// Number of bytes of images after which a row group ends in the middle of a trajectory, where
+/// images are made while they are written.
+const IMAGES_IN_ROW_GROUP: usize = 32 << 20;
 
 /// The writer of one shard.
 pub struct ShardWriter {
@@ -218,6 +224,64 @@ impl ShardWriter {
             }
         }
         self.put(&steps.slice(from, steps.num_rows() - from))
+    }
+
+    /// Appends one trajectory some of whose columns are images that are made while it is written.
+    /// `block` is the trajectory with something else in these columns, and `part` returns a range
+    /// of its rows with the images. A part is as long as [`schema::frame_rows`] says. The
+    /// trajectory has row groups of its own.
+    ///
+    /// # Errors
+    /// Returns the errors of [`ShardWriter::write`] and of `part`.
+    pub(crate) fn write_in_parts(
+        &mut self,
+        block: &Block,
+        mut part: impl FnMut(Range<usize>) -> Result<RecordBatch>,
+    ) -> Result<()> {
+        let mut images: Vec<(String, ImageDigest)> = Vec::new();
+        for field in self.logical.fields() {
+            let Some(column) = block.steps.column_by_name(field.name()) else {
+                continue;
+            };
+            videos::add_paths(field, column, &mut self.videos);
+            if column.data_type() == field.data_type() {
+                continue;
+            }
+            if !ImageDigest::is_of(field.data_type()) {
+                let message = format!("the column `{}` has another type", field.name());
+                return Err(Error::failed(message));
+            }
+            images.push((field.name().clone(), ImageDigest::default()));
+        }
+        if self.steps.in_progress_rows() > 0 {
+            self.steps.flush()?;
+        }
+        let (rows, at_once) = (block.steps.num_rows(), schema::frame_rows(&self.logical));
+        let mut in_earlier_groups = 0;
+        for from in (0..rows).step_by(at_once) {
+            let steps = part(from..rows.min(from + at_once))?;
+            let mut bytes = 0;
+            for (name, digest) in &mut images {
+                if let Some(column) = steps.column_by_name(name) {
+                    digest.add(column);
+                }
+                bytes += digest.bytes();
+            }
+            self.put(&self.ordered(&steps)?)?;
+            let is_full = bytes - in_earlier_groups >= IMAGES_IN_ROW_GROUP
+                || self.steps.in_progress_rows() >= self.block_rows;
+            if is_full || from + at_once >= rows {
+                in_earlier_groups = bytes;
+                self.steps.flush()?;
+            }
+        }
+        let digests = images.into_iter();
+        let digests = digests.map(|(name, digest)| (name, digest.finish()));
+        let computed = computed_columns::compute_with(block, &digests.collect())?;
+        self.statistics.add(&computed.statistics);
+        self.write_trajectories(block, computed)?;
+        self.rows += rows as u64;
+        Ok(())
     }
 
     /// Returns the columns of a block that can be copied from the row group that it was read from.
@@ -418,4 +482,110 @@ fn entry(file: HashingFile, path: String, rows: u64) -> Result<FileEntry> {
         bytes: digest.bytes,
         blake3: digest.blake3,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray, BooleanArray, FixedSizeListArray, UInt8Array, UInt16Array};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+    use crate::dataset::store;
+
+    /// Bytes of an image: a row group has 40 of them, and 16 are made at once.
+    const BYTES: i32 = 1 << 20;
+
+    fn images(rows: Range<usize>) -> ArrayRef {
+        let child = Arc::new(Field::new("element", DataType::UInt8, false));
+        let values = rows.flat_map(|row| std::iter::repeat_n(row as u8, BYTES as usize));
+        let values = Arc::new(UInt8Array::from_iter_values(values));
+        Arc::new(FixedSizeListArray::new(child, BYTES, values, None))
+    }
+
+    /// A trajectory whose images are those of `column`.
+    fn block(id: i64, rows: usize, column: ArrayRef) -> Block {
+        let never = || -> ArrayRef { Arc::new(BooleanArray::from(vec![false; rows])) };
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            (
+                step::TRAJECTORY_ID,
+                Arc::new(Int64Array::from(vec![id; rows])),
+            ),
+            (
+                step::STEP,
+                Arc::new(Int32Array::from_iter_values(0..rows as i32)),
+            ),
+            (step::TERMINATED, never()),
+            (step::TRUNCATED, never()),
+            (step::IS_FINAL, never()),
+            ("image", column),
+        ];
+        let steps = RecordBatch::try_from_iter(columns).unwrap();
+        let id: ArrayRef = Arc::new(Int64Array::from(vec![id]));
+        let trajectories = RecordBatch::try_from_iter([(trajectory::TRAJECTORY_ID, id)]).unwrap();
+        Block::new(steps, trajectories, vec![0, rows])
+    }
+
+    #[test]
+    fn a_long_trajectory_is_made_in_parts_and_has_the_hash_of_a_whole_one() {
+        let rows = 75;
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["steps", "trajectories"] {
+            store::create_dir(&folder.path().join(part)).unwrap();
+        }
+        let whole = block(1, rows, images(0..rows));
+        let (steps, carried) = (whole.steps.schema(), whole.trajectories.schema());
+        let mut shard = ShardWriter::create(folder.path(), 0, &steps, &carried, true).unwrap();
+        let late: ArrayRef = Arc::new(UInt16Array::from_iter_values(0..rows as u16));
+        let late = block(2, rows, late);
+        let mut made = Vec::new();
+        shard.write(&whole).unwrap();
+        let part = |rows: Range<usize>| {
+            made.push(rows.len());
+            let part = late.part(rows.clone());
+            let field = Field::new("image", images(0..1).data_type().clone(), false);
+            Ok(part.with_step_column(field, images(rows)).unwrap().steps)
+        };
+        shard.write_in_parts(&late, part).unwrap();
+        shard.write(&block(3, 2, images(5..7))).unwrap();
+        let entry = shard.finish().unwrap();
+        assert_eq!(made, [15, 15, 15, 15, 15]);
+        assert_eq!((entry.steps.rows, entry.statistics.trajectories), (152, 3));
+
+        let open = |file: &FileEntry| {
+            let file = std::fs::File::open(folder.path().join(&file.path)).unwrap();
+            ParquetRecordBatchReaderBuilder::try_new(file).unwrap()
+        };
+        let written = open(&entry.steps);
+        let groups = written.metadata().row_groups().iter();
+        let groups: Vec<i64> = groups.map(|group| group.num_rows()).collect();
+        assert_eq!(groups, [75, 45, 30, 2]);
+        let mut of_image = written.build().unwrap().flat_map(|batch| {
+            let batch = batch.unwrap();
+            let images = batch["image"].as_fixed_size_list().clone();
+            let rows = 0..images.len();
+            let first = |row| {
+                images
+                    .value(row)
+                    .as_primitive::<arrow::datatypes::UInt8Type>()
+                    .value(7)
+            };
+            rows.map(first).collect::<Vec<u8>>()
+        });
+        assert!(
+            (0..75)
+                .chain(0..75)
+                .chain(5..7)
+                .all(|row| of_image.next() == Some(row))
+        );
+        let table = open(&entry.trajectories)
+            .build()
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        let hashes = table[trajectory::CONTENT_HASH].as_string::<i32>();
+        assert_eq!(hashes.value(0), hashes.value(1));
+        let first = table[trajectory::FIRST_ROW].as_primitive::<arrow::datatypes::Int64Type>();
+        assert_eq!(first.values().to_vec(), [0, 75, 150]);
+    }
 }

@@ -1,9 +1,10 @@
 //! Columns of frames, which blocks hold as references until somebody needs the pixels.
 //!
 //! A transform that only asks for frames leaves a column as it is. Any other transform that reads
-//! the column gets it decoded, a whole block of it. What is written is decoded in pieces of about
-//! a row group.
+//! the column gets it decoded, a whole block of it. What is written is decoded a few frames at a
+//! time, also within a trajectory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -12,7 +13,7 @@ use arrow::datatypes::{Field, Int32Type, Schema, SchemaRef};
 
 use crate::dataset::frame_references::SOURCE;
 use crate::dataset::videos::refers;
-use crate::dataset::{Block, Dataset, schema};
+use crate::dataset::{Block, Dataset, DecodeColumns, schema};
 use crate::error::{Error, Result};
 use crate::plan::{Phase, Sink};
 
@@ -90,21 +91,75 @@ impl Lazy {
         }
     }
 
+    /// Returns what decodes the columns of blocks that were read from `sources`.
+    pub(super) fn decoder<'a>(&'a self, sources: &'a [Dataset]) -> Decoder<'a> {
+        Decoder {
+            lazy: self,
+            sources,
+            open: HashMap::new(),
+        }
+    }
+
+    /// Cuts `block` into pieces that are decoded one by one: a few trajectories with at most as
+    /// many rows of `written` as are decoded at once, or one trajectory that is longer. A block
+    /// without frames is one piece.
+    pub(super) fn pieces(&self, block: Block, written: &Schema) -> Vec<Piece> {
+        let is_lazy = |(stored, _): &(Field, Field)| {
+            let field = block.steps.schema_ref().field_with_name(stored.name());
+            let written = written.field_with_name(stored.name());
+            written.is_ok_and(|written| !refers(written)) && field.is_ok_and(refers)
+        };
+        if !self.columns.iter().any(is_lazy) {
+            return vec![Piece::Whole(block)];
+        }
+        let most = schema::frame_rows(written);
+        let mut pieces = Vec::new();
+        let mut start = 0;
+        for end in 1..=block.len() {
+            let rows = |end: usize| block.offsets[end] - block.offsets[start];
+            if end < block.len() && rows(end + 1) <= most {
+                continue;
+            }
+            pieces.push(if rows(end) > most {
+                Piece::Long(block.slice(start..end))
+            } else {
+                Piece::Whole(block.slice(start..end))
+            });
+            start = end;
+        }
+        pieces
+    }
+}
+
+/// What is decoded and written at once.
+pub(super) enum Piece {
+    /// Whole trajectories.
+    Whole(Block),
+    /// One trajectory, which is decoded and written in parts.
+    Long(Block),
+}
+
+/// Decodes columns of frames. Videos stay open from one part of a trajectory to the next.
+pub(super) struct Decoder<'a> {
+    lazy: &'a Lazy,
+    sources: &'a [Dataset],
+    /// What decodes the columns of each source, by its index.
+    open: HashMap<usize, Box<dyn DecodeColumns>>,
+}
+
+impl Decoder<'_> {
     /// Returns `block` with the columns decoded that `wanted` accepts.
     ///
     /// # Errors
-    /// Returns an error that names the column if a frame cannot be decoded.
+    /// Returns an error that names trajectory and column if a frame cannot be decoded.
     pub(super) fn decoded(
-        &self,
+        &mut self,
         mut block: Block,
-        sources: &[Dataset],
         wanted: impl Fn(&String) -> bool,
     ) -> Result<Block> {
-        for (stored, made) in self
-            .columns
-            .iter()
-            .filter(|(field, _)| wanted(field.name()))
-        {
+        let lazy = self.lazy;
+        let columns = lazy.columns.iter();
+        for (stored, made) in columns.filter(|(field, _)| wanted(field.name())) {
             let schema = block.steps.schema();
             let Some((index, _)) = schema
                 .column_with_name(stored.name())
@@ -112,37 +167,52 @@ impl Lazy {
             else {
                 continue;
             };
-            let column = decode(&block, block.steps.column(index), stored.name(), sources)?;
+            let column = self.column(&block, block.steps.column(index), stored.name())?;
             block = block.with_step_column(made.clone(), column)?;
         }
         Ok(block)
     }
 
-    /// Cuts `block` into pieces that are decoded one by one, each of about a row group of
-    /// `written`. A block without frames is one piece.
-    pub(super) fn pieces(&self, block: Block, written: &Schema) -> Vec<Block> {
-        let is_lazy = |(stored, _): &(Field, Field)| {
-            let field = block.steps.schema_ref().field_with_name(stored.name());
-            let written = written.field_with_name(stored.name());
-            written.is_ok_and(|written| !refers(written)) && field.is_ok_and(refers)
-        };
-        if !self.columns.iter().any(is_lazy) {
-            return vec![block];
-        }
-        let most = schema::block_rows(written);
-        let mut pieces = Vec::new();
+    /// Decodes the references `column` of a block, each by its own source.
+    fn column(&mut self, block: &Block, column: &ArrayRef, name: &str) -> Result<ArrayRef> {
+        let of = block.trajectories.column_by_name(SOURCE);
+        let of = of.and_then(|of| of.as_primitive_opt::<Int32Type>());
+        let source =
+            |index: usize| of.map_or(0, |of| usize::try_from(of.value(index)).unwrap_or(0));
+        let ids = block.ids()?;
+        let mut parts: Vec<ArrayRef> = Vec::new();
         let mut start = 0;
         for end in 1..=block.len() {
-            if end == block.len() || block.offsets[end] - block.offsets[start] >= most {
-                pieces.push(if (start, end) == (0, block.len()) {
-                    block.clone()
-                } else {
-                    block.slice(start..end)
-                });
-                start = end;
+            if end < block.len() && source(end) == source(start) {
+                continue;
+            }
+            let (from, to) = (block.offsets[start], block.offsets[end]);
+            let place = |row: usize| {
+                let at = block
+                    .offsets
+                    .partition_point(|offset| *offset <= from + row);
+                format!("trajectory {}", ids[at - 1])
+            };
+            let by = self.by(source(start), name)?;
+            parts.push(by.column(name, &column.slice(from, to - from), &place)?);
+            start = end;
+        }
+        match parts.as_slice() {
+            [] => self.by(0, name)?.column(name, column, &|_| String::new()),
+            [part] => Ok(Arc::clone(part)),
+            parts => {
+                let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+                Ok(concat(&parts)?)
             }
         }
-        pieces
+    }
+
+    /// Returns what decodes the columns of a source.
+    fn by(&mut self, source: usize, name: &str) -> Result<&mut Box<dyn DecodeColumns>> {
+        let by = self.sources.get(source);
+        let by = by.and_then(|source| source.decoded.as_ref());
+        let by = by.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
+        Ok(self.open.entry(source).or_insert_with(|| by.by.columns()))
     }
 }
 
@@ -165,38 +235,5 @@ pub(crate) fn with_frames(intermediate: Dataset, sources: &[Dataset]) -> Dataset
     match decoded.and_then(|decoded| decoded.by.of(&dataset)) {
         Some(by) => dataset.decoding(by),
         None => dataset,
-    }
-}
-
-/// Decodes the references `column` of a block, each by its own source.
-fn decode(block: &Block, column: &ArrayRef, name: &str, sources: &[Dataset]) -> Result<ArrayRef> {
-    let of = block.trajectories.column_by_name(SOURCE);
-    let of = of.and_then(|of| of.as_primitive_opt::<Int32Type>());
-    let source = |index: usize| of.map_or(0, |of| of.value(index));
-    let mut parts: Vec<ArrayRef> = Vec::new();
-    let mut start = 0;
-    for end in 1..=block.len() {
-        if end < block.len() && source(end) == source(start) {
-            continue;
-        }
-        let by = usize::try_from(source(start))
-            .ok()
-            .and_then(|index| sources.get(index));
-        let by = by.and_then(|source| source.decoded.as_ref());
-        let by = by.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
-        let (from, to) = (block.offsets[start], block.offsets[end]);
-        parts.push(by.by.column(name, &column.slice(from, to - from))?);
-        start = end;
-    }
-    match parts.as_slice() {
-        [] => sources
-            .first()
-            .and_then(|source| source.decoded.as_ref())
-            .map_or_else(|| Ok(Arc::clone(column)), |by| by.by.column(name, column)),
-        [part] => Ok(Arc::clone(part)),
-        parts => {
-            let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-            Ok(concat(&parts)?)
-        }
     }
 }

@@ -362,11 +362,11 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use arrow::array::ArrayRef;
     use arrow::datatypes::Field;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dataset::DecodeColumns;
     use crate::dataset::frames::Picture;
 
     /// Videos whose frames hold the letter of their file and their own number.
@@ -397,8 +397,8 @@ mod tests {
             None
         }
 
-        fn column(&self, _: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-            Ok(Arc::clone(stored))
+        fn columns(&self) -> Box<dyn DecodeColumns> {
+            panic!("only single frames are read")
         }
 
         fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int32Type, SchemaRef};
 
-use super::lazy::Lazy;
+use super::lazy::{Decoder, Lazy, Piece};
 use super::{Clock, Flow, Readers, SelectionTable, Task, Watcher};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
@@ -71,20 +71,28 @@ impl Writer<'_> {
         let clock = watcher.clock;
         let written = self.lazy.read(&self.phase.steps, self.phase);
         let mut blocks = self.readers.blocks(task, &self.phase.reads, &written);
+        let mut decoder = self.lazy.decoder(self.readers.sources());
+        let is_written = |name: &String| {
+            let field = steps.field_with_name(name);
+            field.is_ok_and(|field| !refers(field))
+        };
         while let Some(block) = clock.time("read", || blocks.next()) {
             store::pause();
             let block = block?;
             let rows = block.steps.num_rows() as u64;
-            let block = self.transform(block, &mut flow, clock)?;
+            let block = self.transform(block, &mut decoder, &mut flow, clock)?;
             for piece in self.lazy.pieces(block, steps) {
-                let written = |name: &String| {
-                    steps
-                        .field_with_name(name)
-                        .is_ok_and(|field| !refers(field))
-                };
-                let piece = clock.time("read", || self.decoded(piece, written))?;
-                if !piece.is_empty() {
-                    clock.time("write", || writer.write(&piece))?;
+                let mut decoded = |block| clock.time("read", || decoder.decoded(block, is_written));
+                match piece {
+                    Piece::Whole(block) if block.is_empty() => (),
+                    Piece::Whole(block) => {
+                        let block = decoded(block)?;
+                        clock.time("write", || writer.write(&block))?;
+                    }
+                    Piece::Long(block) => {
+                        let part = |rows| Ok(decoded(block.part(rows))?.steps);
+                        clock.time("write", || writer.write_in_parts(&block, part))?;
+                    }
                 }
             }
             (watcher.progress)(rows);
@@ -100,12 +108,13 @@ impl Writer<'_> {
         })
     }
 
-    /// Returns `block` with the columns of frames decoded that `wanted` accepts.
-    fn decoded(&self, block: Block, wanted: impl Fn(&String) -> bool) -> Result<Block> {
-        self.lazy.decoded(block, self.readers.sources(), wanted)
-    }
-
-    fn transform(&self, mut block: Block, flow: &mut [Flow], clock: &Clock) -> Result<Block> {
+    fn transform(
+        &self,
+        mut block: Block,
+        decoder: &mut Decoder,
+        flow: &mut [Flow],
+        clock: &Clock,
+    ) -> Result<Block> {
         for (planned, flow) in self.transforms.iter().zip(flow) {
             let mut tally = Tally::default();
             let (rows, trajectories) = (block.steps.num_rows() as u64, block.len() as u64);
@@ -114,7 +123,7 @@ impl Writer<'_> {
                 let wanted = |name: &String| {
                     !pulls.contains(name) && reads.as_ref().is_none_or(|reads| reads.contains(name))
                 };
-                block = clock.time("read", || self.decoded(block, wanted))?;
+                block = clock.time("read", || decoder.decoded(block, wanted))?;
             }
             block.frames = self.readers.frames();
             block = clock

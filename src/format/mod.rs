@@ -119,11 +119,13 @@ impl Format {
         let videos = (options.videos != Videos::default()).then_some("videos");
         // The import handles bad trajectories and tasks of every format, and every reader takes the
         // choice of columns.
+        let given = given.keys().map(|name| match name.as_str() {
+            "frames" if !reader.takes.contains(&"frames") => options.frames.named(),
+            name => name,
+        });
         self.verify_options(
             reader.takes,
             given
-                .keys()
-                .map(String::as_str)
                 .chain(videos)
                 .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;

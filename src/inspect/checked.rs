@@ -3,6 +3,7 @@
 use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value};
 
+use super::steps::EMPTY;
 use super::{Findings, Steps};
 use crate::dataset::Account;
 use crate::error::{Error, Result};
@@ -52,6 +53,9 @@ impl<'a> Checked<'a> {
                     "correct the source, or import such values as they are with \
                      `--non-finite keep` (`non_finite: keep`)",
                 ),
+                false if fault.rule == EMPTY => {
+                    error.hint("a trajectory needs at least one step: remove it from the source")
+                }
                 false => error.hint(
                     "a flag of an end belongs to the last step of a trajectory: correct the \
                      flags, or the ids that tell trajectories apart, in the source",

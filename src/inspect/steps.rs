@@ -8,11 +8,14 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
 use super::Findings;
 use crate::dataset::block::flattened;
-use crate::dataset::computed_columns;
 use crate::dataset::schema::{step, trajectory};
+use crate::dataset::trajectory_hash;
 use crate::error::Result;
 use crate::error::wording::{count, number};
 use crate::transfer::read::Source;
+
+/// The rule that a trajectory has steps.
+pub(super) const EMPTY: &str = "empty";
 
 /// Reads every trajectory of `source`, and adds the faults of its steps to `findings`.
 pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings) {
@@ -30,7 +33,7 @@ pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings)
                         .map(|uid| uid.value(0).to_owned())
                 });
                 // The segments of a trajectory share its `uid`, but not its steps.
-                let content = || computed_columns::hash(&trajectory.steps);
+                let content = || trajectory_hash::hash(&trajectory.steps);
                 if uid.is_some_and(|uid| !steps.seen.insert((uid, content()))) {
                     findings.warning(
                         "repeated",
@@ -95,7 +98,7 @@ impl Steps {
         let length = last.unwrap_or(rows);
         self.finals[usize::from(last.is_some())] += 1;
         if length == 0 {
-            findings.error("empty", place, "the trajectory has no steps: drop it");
+            findings.error(EMPTY, place, "the trajectory has no steps");
             return Ok(());
         }
         for (name, rule) in [

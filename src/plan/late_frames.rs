@@ -22,7 +22,7 @@ impl LateFrames {
     /// Returns the frames among the columns `steps`, if these are the columns `referred` but for
     /// frames in place of references.
     pub(super) fn of(steps: &Schema, referred: SchemaRef, frames: Frames) -> Option<LateFrames> {
-        let fields = decoded(steps, &referred)?;
+        let fields = stored_frames(steps, &referred)?;
         let lazy = |mut field: Field| {
             field.metadata_mut().insert(LAZY.to_owned(), String::new());
             field
@@ -36,7 +36,7 @@ impl LateFrames {
 }
 
 /// Returns the options of an import that keeps references to videos.
-pub(super) fn by_reference(options: &Options) -> Options {
+pub(crate) fn by_reference(options: &Options) -> Options {
     let mut options = options.clone();
     options.frames.kind = Frames::Reference;
     options
@@ -44,7 +44,7 @@ pub(super) fn by_reference(options: &Options) -> Options {
 
 /// Returns the columns of frames among `steps`, if these are the columns `referred` but for frames
 /// in place of references.
-fn decoded(steps: &Schema, referred: &Schema) -> Option<Vec<Field>> {
+pub(crate) fn stored_frames(steps: &Schema, referred: &Schema) -> Option<Vec<Field>> {
     let pairs = || referred.fields().iter().zip(steps.fields());
     let same = pairs().all(|(stored, made)| {
         stored.name() == made.name() && (stored.data_type() == made.data_type() || refers(stored))

@@ -31,6 +31,7 @@ use crate::stage::{Check, Materialise, Selection, TrainIdm, Transform};
 use crate::train;
 
 pub(crate) use fingerprint::Fingerprint;
+pub(crate) use late_frames::{by_reference, stored_frames};
 pub(crate) use resolve::resolve;
 pub(crate) use to_import::SourceToImport;
 

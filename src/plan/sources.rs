@@ -125,9 +125,9 @@ fn find_own(
     let dataset = Dataset::open(&path)?;
     fingerprint.set("source", &dataset.hash);
     let videos = input.videos.as_ref().map(|videos| pipeline.locate(videos));
-    if input.options.frames != input.options.frames.kind.into() {
-        let message = "`frames: {at: …, tolerance: …}` applies to LeRobot datasets, and this \
-                       source is a trajmill dataset";
+    if let Some(which) = input.options.frames.which() {
+        let message =
+            format!("`{which}` applies to LeRobot datasets, and this source is a trajmill dataset");
         let hint = "set it where the LeRobot dataset is imported";
         return Err(Error::usage(message).hint(hint));
     }

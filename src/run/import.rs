@@ -2,6 +2,7 @@
 //! format.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -9,17 +10,17 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Account, Ancestry, Dataset, SourceContent, source_name, store};
+use crate::dataset::{Account, Ancestry, Dataset, Decode, SourceContent, source_name, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::inspect::Checked;
-use crate::plan::Fingerprint;
+use crate::plan::{Fingerprint, by_reference, stored_frames};
 use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::task::SET_TASK;
 use crate::transfer::read::videos::Owned;
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
-use crate::video::Videos;
+use crate::video::{self, Frames, TOLERANCE, Videos};
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -126,7 +127,7 @@ impl Import {
         observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
         let options = self.options.with_scratch(staging.scratch());
-        let mut source = self.format.open(&self.source, &options)?;
+        let (mut source, frames) = self.open(&options)?;
         let name = source_name(&self.source).unwrap_or_default();
         Job {
             name: &name,
@@ -138,12 +139,40 @@ impl Import {
             on_error: self.options.on_error,
             non_finite: Some(self.options.non_finite),
             videos: self.options.videos,
+            frames,
             imports: &[],
             ancestry: commit::ancestry(&self.source)?,
         }
         .run(source.as_mut(), staging, observer)
     }
+
+    /// Opens the source. Its steps refer to frames also where these are to be stored.
+    fn open(&self, options: &Options) -> Result<Opened> {
+        let source = self.format.open(&self.source, options)?;
+        let kind = options.frames.kind;
+        if kind == Frames::Reference {
+            return Ok((source, None));
+        }
+        // The files are looked for, as they are for frames.
+        let referring = Options {
+            videos: Videos::Link,
+            ..by_reference(options)
+        };
+        let referring = self.format.open(&self.source, &referring)?;
+        match stored_frames(&source.schema(), &referring.schema()) {
+            Some(fields) => {
+                let content = self.content.clone();
+                let tolerance = options.frames.tolerance.unwrap_or(TOLERANCE);
+                let by = video::of_folder(&self.source, content, kind, &fields, tolerance)?;
+                Ok((referring, Some(by)))
+            }
+            None => Ok((source, None)),
+        }
+    }
 }
+
+/// An open source, and what decodes the frames that its steps refer to, if they are to be stored.
+type Opened = (Box<dyn Source>, Option<Arc<dyn Decode>>);
 
 /// How an open source becomes a dataset in a staging directory.
 pub(super) struct Job<'a> {
@@ -166,6 +195,8 @@ pub(super) struct Job<'a> {
     pub(super) non_finite: Option<NonFinite>,
     /// How the dataset gets the videos that its rows refer to.
     pub(super) videos: Videos,
+    /// What decodes the frames that the source refers to, if they are stored.
+    pub(super) frames: Option<Arc<dyn Decode>>,
     /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
     pub(super) imports: &'a [Account],
     /// The datasets that the source was made from.
@@ -185,7 +216,8 @@ impl Job<'_> {
         staging: &Staging,
         observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
-        let mut owned = Owned::new(source, self.content, self.videos);
+        let frames = self.frames.clone();
+        let mut owned = Owned::new(source, self.content, self.videos, frames);
         let mut checked;
         let source: &mut dyn Source = match self.non_finite {
             Some(non_finite) => {
@@ -199,14 +231,14 @@ impl Job<'_> {
         observer
             .watch
             .begin(self.progress, source.rows().unwrap_or(0));
-        let imported = import::import(
-            source,
-            self.name,
-            content.map_or("", String::as_str),
-            &staging.dataset(&key),
-            self.shard_rows,
-            self.on_error,
-            &|rows| {
+        let imported = import::Import {
+            name: self.name,
+            fingerprint: content.map_or("", String::as_str),
+            root: &staging.dataset(&key),
+            shard_rows: self.shard_rows,
+            on_error: self.on_error,
+            frames: self.frames.clone(),
+            progress: &|rows| {
                 observer.watch.advance(rows);
                 observer.go_on(|| {
                     Error::interrupted(format!(
@@ -216,7 +248,8 @@ impl Job<'_> {
                     .hint("run the same command again: the import starts over")
                 })
             },
-        );
+        }
+        .run(source);
         observer.watch.end();
         // A source that was replaced may have failed for that reason alone.
         if let Some(content) = self.content {

@@ -127,6 +127,7 @@ fn import(
             on_error: to_import.on_error(),
             non_finite: to_import.non_finite(),
             videos: to_import.videos,
+            frames: None,
             imports: to_import
                 .own()
                 .map_or(&[], |own| &own.manifest.lineage.imports),

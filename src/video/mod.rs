@@ -36,7 +36,7 @@ mod without;
 pub(crate) use ending::{beyond, ending};
 pub(crate) use output::{Codec, Encoding, Extent, Images, Run, VideoFiles, is_mp4};
 pub(crate) use pictures::{Pictures, field};
-pub(crate) use references::{decoded, follow, imported, planned};
+pub(crate) use references::{decoded, follow, imported, of_folder, planned};
 pub(crate) use resize::Resize;
 pub(crate) use timeline::Timeline;
 

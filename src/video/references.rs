@@ -1,7 +1,7 @@
 //! References to frames of videos, and datasets that are read with the frames in their place.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Float64Type};
 use super::{Pictures, Video, pictures, version};
 use crate::dataset::frames::{FrameReader, Picture, Place};
 use crate::dataset::schema::{LAZY, axes};
-use crate::dataset::videos::{DEPTH, refers, tolerance};
-use crate::dataset::{Dataset, Decode, SourceContent, files};
+use crate::dataset::videos::{DEPTH, refers, resolve, tolerance};
+use crate::dataset::{Dataset, Decode, DecodeColumns, SourceContent, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
@@ -21,15 +21,42 @@ const SEARCH_ROWS: u64 = 4096;
 /// The columns whose references become frames.
 #[derive(Debug, Clone)]
 struct References {
-    /// The dataset with the references.
-    dataset: Dataset,
-    /// The content of the folder that references are relative to when it was hashed; `None` if the
-    /// dataset owns the videos, whose hashes its manifest lists.
-    content: Option<Arc<SourceContent>>,
+    files: Files,
     frames: Frames,
     columns: Vec<Camera>,
     /// What decoded frames depend on, for fingerprints.
     depends: String,
+}
+
+/// Where the videos are that references name.
+#[derive(Debug, Clone)]
+enum Files {
+    /// Those of a dataset, and the content of the folder that references are relative to when it
+    /// was hashed; `None` if the dataset owns the videos, whose hashes its manifest lists.
+    Dataset(Dataset, Option<Arc<SourceContent>>),
+    /// Those of a foreign dataset, and its content when it was hashed.
+    Folder(PathBuf, Arc<SourceContent>),
+}
+
+impl Files {
+    /// Returns the video at the path of a reference.
+    fn file(&self, path: &str) -> Result<PathBuf> {
+        match self {
+            Files::Dataset(dataset, _) => dataset.video(path),
+            Files::Folder(root, _) => resolve(root, path),
+        }
+    }
+
+    /// Verifies that the bytes of the video at the path of a reference are those that were hashed.
+    fn verify(&self, path: &str) -> Result<()> {
+        match self {
+            Files::Dataset(dataset, Some(content)) if dataset.owned_video(path).is_none() => {
+                content.ensure_file_unchanged(&dataset.video(path)?)
+            }
+            Files::Dataset(dataset, _) => dataset.verify_video(path),
+            Files::Folder(root, content) => content.ensure_file_unchanged(&resolve(root, path)?),
+        }
+    }
 }
 
 /// A column whose references become frames.
@@ -146,8 +173,7 @@ fn decoded_of(
         .map_or(&dataset.hash[..], |content| content.hash());
     let depends = format!("{how} by {version} of {of}");
     Ok(dataset.clone().decoding(Arc::new(References {
-        dataset,
-        content,
+        files: Files::Dataset(dataset, content),
         frames,
         columns,
         depends,
@@ -177,6 +203,31 @@ pub(crate) fn imported(
     decoded_of(dataset, frames, root, &content, known)
 }
 
+/// Returns what decodes the frames that steps of the foreign dataset `root` refer to, into the
+/// columns `fields`. `content` is the content of the dataset when it was hashed.
+///
+/// # Errors
+/// Returns an error if this build has no decoder.
+pub(crate) fn of_folder(
+    root: &Path,
+    content: SourceContent,
+    frames: Frames,
+    fields: &[Field],
+    tolerance: f64,
+) -> Result<Arc<dyn Decode>> {
+    let columns = fields.iter().map(|field| Camera {
+        size: size_of(field),
+        field: field.clone(),
+        tolerance,
+    });
+    Ok(Arc::new(References {
+        depends: format!("frames by {} of {}", version()?, content.hash()),
+        files: Files::Folder(root.to_owned(), Arc::new(content)),
+        frames,
+        columns: columns.collect(),
+    }))
+}
+
 /// Returns height and width of the frames of a column; zeros if it does not state them.
 fn size_of(field: &Field) -> [usize; 2] {
     let DataType::FixedSizeList(_, width) = field.data_type() else {
@@ -199,14 +250,28 @@ impl Decode for Planned {
         fields.find(|field| field.name() == stored.name()).cloned()
     }
 
-    fn column(&self, name: &str, _: &ArrayRef) -> Result<ArrayRef> {
-        Err(Error::failed(format!(
-            "the column `{name}` is yet to be imported"
-        )))
+    fn columns(&self) -> Box<dyn DecodeColumns> {
+        Box::new(Planned {
+            fields: Vec::new(),
+            depends: String::new(),
+        })
     }
 
     fn depends(&self) -> &str {
         &self.depends
+    }
+}
+
+impl DecodeColumns for Planned {
+    fn column(
+        &mut self,
+        name: &str,
+        _: &ArrayRef,
+        _: &dyn Fn(usize) -> String,
+    ) -> Result<ArrayRef> {
+        Err(Error::failed(format!(
+            "the column `{name}` is yet to be imported"
+        )))
     }
 }
 
@@ -229,8 +294,7 @@ pub(crate) fn follow(dataset: &Dataset, content: Option<SourceContent>) -> Arc<d
         .map_or(&dataset.hash[..], SourceContent::hash);
     Arc::new(References {
         depends: format!("references to {of}"),
-        dataset: dataset.clone(),
-        content: content.map(Arc::new),
+        files: Files::Dataset(dataset.clone(), content.map(Arc::new)),
         frames: Frames::Reference,
         columns: Vec::new(),
     })
@@ -263,59 +327,81 @@ fn first_path(dataset: &Dataset, name: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-impl References {
-    /// Decodes the frames that a column refers to, from the files that were hashed.
-    fn decode(&self, camera: &Camera, references: &StructArray) -> Result<ArrayRef> {
+/// Decodes columns of frames, with one video of each column open.
+struct Columns {
+    references: References,
+    open: HashMap<String, (String, Video)>,
+}
+
+impl DecodeColumns for Columns {
+    fn column(
+        &mut self,
+        name: &str,
+        stored: &ArrayRef,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<ArrayRef> {
+        let mut cameras = self.references.columns.iter();
+        let camera = cameras.find(|camera| camera.field.name() == name).cloned();
+        let camera =
+            camera.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
         let mut read = BTreeSet::new();
-        let decoded = self.frames(camera, references, &mut read);
+        let decoded = self.frames(&camera, stored.as_struct(), &mut read, place);
         // A file that was replaced may have failed for that reason alone.
         for path in &read {
-            self.verify(path)?;
+            self.references.files.verify(path)?;
         }
         decoded
     }
+}
 
-    /// Verifies that the bytes of the video at the path of a reference are those that were hashed.
-    fn verify(&self, path: &str) -> Result<()> {
-        match &self.content {
-            Some(content) if self.dataset.owned_video(path).is_none() => {
-                content.ensure_file_unchanged(&self.dataset.video(path)?)
-            }
-            _ => self.dataset.verify_video(path),
-        }
-    }
-
-    /// Decodes the frames that a column refers to. Adds every file that is opened to `read`.
+impl Columns {
+    /// Decodes the frames that a column refers to. Adds the path of every file that is read to
+    /// `read`.
     fn frames(
-        &self,
+        &mut self,
         camera: &Camera,
         references: &StructArray,
         read: &mut BTreeSet<String>,
+        place: &dyn Fn(usize) -> String,
     ) -> Result<ArrayRef> {
+        let name = camera.field.name();
+        let at =
+            |row: usize| move |error: Error| error.at(format!("{}, column `{name}`", place(row)));
         let (paths, times) = (
             references.column(0).as_string::<i32>(),
             references.column(1).as_primitive::<Float64Type>(),
         );
-        let mut pictures = Pictures::new(self.frames, camera.size, references.len())?;
-        let mut open: Option<(&str, Video)> = None;
+        let frames = self.references.frames;
+        let mut pictures = Pictures::new(frames, camera.size, references.len()).map_err(at(0))?;
         for row in 0..references.len() {
             if references.is_null(row) {
-                pictures.skip()?;
+                pictures.skip().map_err(at(row))?;
                 continue;
             }
             let path = paths.value(row);
-            let (_, video) = match open.take() {
-                Some(video) if video.0 == path => open.insert(video),
-                _ => {
-                    // FFmpeg would wait for the writer of a FIFO.
-                    self.verify(path)?;
-                    read.insert(path.to_owned());
-                    open.insert((path, Video::open(&self.dataset.video(path)?, 0)?))
-                }
-            };
-            pictures.push(video, times.value(row), camera.tolerance)?;
+            if !read.contains(path) {
+                read.insert(path.to_owned());
+            }
+            let video = self.video(name, path).map_err(at(row))?;
+            let pushed = pictures.push(video, times.value(row), camera.tolerance);
+            pushed.map_err(at(row))?;
         }
         pictures.finish()
+    }
+
+    /// Opens the video that a reference of the column `name` names by `path`.
+    fn video(&mut self, name: &str, path: &str) -> Result<&mut Video> {
+        let open = match self.open.remove(name).filter(|(known, _)| known == path) {
+            Some(open) => open,
+            None => {
+                // FFmpeg would wait for the writer of a FIFO.
+                self.references.files.verify(path)?;
+                let file = self.references.files.file(path)?;
+                (path.to_owned(), Video::open(&file, 0)?)
+            }
+        };
+        let open = self.open.entry(name.to_owned()).insert_entry(open);
+        Ok(&mut open.into_mut().1)
     }
 }
 
@@ -328,19 +414,20 @@ impl Decode for References {
     }
 
     fn of(&self, dataset: &Dataset) -> Option<Arc<dyn Decode>> {
+        let Files::Dataset(_, content) = &self.files else {
+            return None;
+        };
         Some(Arc::new(References {
-            dataset: dataset.clone(),
+            files: Files::Dataset(dataset.clone(), content.clone()),
             ..self.clone()
         }))
     }
 
-    fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
-        let mut cameras = self.columns.iter();
-        let camera = cameras
-            .find(|camera| camera.field.name() == name)
-            .ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
-        self.decode(camera, stored.as_struct())
-            .map_err(|error| error.at(format!("column `{name}`")))
+    fn columns(&self) -> Box<dyn DecodeColumns> {
+        Box::new(Columns {
+            references: self.clone(),
+            open: HashMap::new(),
+        })
     }
 
     fn reader(&self, threads: usize) -> Result<Box<dyn FrameReader>> {
@@ -373,9 +460,9 @@ impl FrameReader for Reader {
             None => {
                 self.finish()?;
                 // FFmpeg would wait for the writer of a FIFO.
-                self.references.verify(&place.path)?;
+                self.references.files.verify(&place.path)?;
                 self.file = Some(Arc::clone(&place.path));
-                let file = self.references.dataset.video(&place.path)?;
+                let file = self.references.files.file(&place.path)?;
                 (Arc::clone(&place.path), Video::open(&file, self.threads)?)
             }
         };
@@ -390,6 +477,6 @@ impl FrameReader for Reader {
     fn finish(&mut self) -> Result<()> {
         self.open = None;
         let file = self.file.take();
-        file.map_or(Ok(()), |file| self.references.verify(&file))
+        file.map_or(Ok(()), |file| self.references.files.verify(&file))
     }
 }

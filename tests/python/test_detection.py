@@ -1,7 +1,11 @@
 """A file is claimed by a format for what is in it, never for its kind alone."""
 
+import zipfile
+
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from oracle import check, equal, says, table, trajmill
@@ -61,3 +65,23 @@ def test_the_ways_on_lead_on(tmp_path, ending):
 def test_an_empty_file_holds_no_arrays(tmp_path):
     path = written(tmp_path / "in.hdf5", {})
     says(trajmill("import", path, "made", code=1).stderr, ["the file holds no arrays"], "the error")
+
+
+def test_an_npz_file_of_any_name_is_recognised(tmp_path):
+    """A pipeline writes `format: ogbench` under the name that the user gives."""
+    rows = {"episode": [0, 0, 1], "obs": [[0.5, 1.0]] * 3, "act": [[0.0]] * 3}
+    rows["part"] = [{"x": 1}, None, {"x": 3}]
+    pq.write_table(pa.table(rows), tmp_path / "log.parquet")
+    trajmill("import", tmp_path / "log.parquet", tmp_path / "in")
+    for name in ["plain", "plain.npz", "with.dots"]:
+        trajmill("export", tmp_path / "in", tmp_path / name, "--to", "ogbench")
+        trajmill("import", tmp_path / name, tmp_path / f"back_{name}")
+        back = table(tmp_path / f"back_{name}")
+        check(back["part"].to_pylist() == rows["part"], f"{name} is restored: {back.schema}")
+        check("import ogbench" in trajmill("info", tmp_path / f"back_{name}").stdout, name)
+    # A zip archive of other files is none.
+    with zipfile.ZipFile(tmp_path / "archive", "w") as file:
+        file.writestr("observations.npy", b"")
+        file.writestr("readme.txt", b"")
+    failed = trajmill("import", tmp_path / "archive", tmp_path / "no", code=1)
+    check("cannot tell the format" in failed.stderr, failed.stderr)

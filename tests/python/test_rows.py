@@ -622,12 +622,63 @@ def test_a_log_of_environments_stays_in_its_order_without_step(tmp_path, numbers
 
 
 def test_objects_without_keys_hold_nothing(tmp_path):
-    lines = [{"episode": 0, "obs": [1.5, 2], "info": {}, "more": {"a": {}, "b": 1}, "tags": []}] * 2
+    more = {"a": {}, "b": 1, "c": [], "d": None}
+    lines = [{"episode": 0, "obs": [1.5, 2], "info": {}, "more": more, "tags": [], "l": [{}]}] * 2
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    steps, _ = brought(tmp_path, tmp_path / "log.jsonl")
+    done = trajmill("import", tmp_path / "log.jsonl", tmp_path / "summary")
+    wanted = [
+        "left out: info: its vectors or objects have no values",
+        "left out: l: its vectors or objects have no values",
+        "left out: more/a: its vectors or objects have no values",
+        "left out: more/c: its lists hold no values",
+        "left out: more/d: all its values are null",
+        "left out: tags: its lists hold no values",
+    ]
+    says(done.stderr, wanted, "all that is left out is named")
+    steps, _ = brought(tmp_path, tmp_path / "log.jsonl", "--skip", "more/a")
     check("info" not in steps.column_names, steps.column_names)
     check(steps["more"].to_pylist() == [{"b": 1}] * 2, steps["more"])
     check(steps["observation"].to_pylist() == [[1.5, 2.0]] * 2, steps["observation"])
+
+
+def test_fields_of_structs_without_values_are_left_out_and_named(tmp_path):
+    """pyarrow writes them as the type null."""
+    part = {"angle": [1.5, 2.0], "extra": None}
+    rows = {"episode": [0, 0], "obs": [part] * 2, "info": [{"n": 1, "why": None, "tags": []}] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "log.parquet")
+    done = trajmill("import", tmp_path / "log.parquet", tmp_path / "out")
+    left = {"obs/extra": "values are null", "info/why": "values are null", "info/tags": "no values"}
+    for name, why in left.items():
+        check(any(f"{name}: " in line and why in line for line in done.stderr.splitlines()), name)
+    check(table(tmp_path / "out")["info"].to_pylist() == [{"n": 1}] * 2, "the rest of the struct")
+    check(table(tmp_path / "out")["observation"].to_pylist() == [{"angle": [1.5, 2.0]}] * 2, "obs")
+
+
+def test_types_of_time_and_options_are_named_so_that_they_differ(tmp_path):
+    (tmp_path / "log").mkdir()
+    kinds = [pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.duration("us")]
+    texts = ["timestamp[us]", "timestamp[us, UTC]", "duration[us]"]
+    base = {"episode": [0], "obs": [[1.0]]}
+    for one, two in [(0, 1), (1, 0), (0, 2)]:
+        for name, kind in [("a", one), ("b", two)]:
+            rows = pa.table({**base, "when": pa.array([1], kinds[kind])})
+            pq.write_table(rows, tmp_path / "log" / f"{name}.parquet")
+        said = [f"b.parquet: column `when` is {texts[two]}, but", f"it is {texts[one]}\n"]
+        refused(tmp_path, tmp_path / "log", said)
+    path = tmp_path / "log/a.parquet"
+    refused(tmp_path, path, ["the option `tolerance`"], "--tolerance", "0.02", code=2)
+    refused(tmp_path, path, ["the option `frames-at`"], "--frames-at", "index", code=2)
+    refused(tmp_path, path, ["the option `frames`"], "--frames", "png", code=2)
+
+
+def test_an_episode_without_steps_is_bad_and_the_others_are_read(tmp_path):
+    rows = {"observations": [[], [[1.0], [2.0]]], "rewards": [[], [1.0, 2.0]]}
+    pq.write_table(pa.table({**rows, "dones": [[], [False, True]]}), tmp_path / "log.parquet")
+    wanted = ["trajectory `0`", "no steps", "remove it from the source"]
+    refused(tmp_path, tmp_path / "log.parquet", wanted)
+    options = ["--on-error", "quarantine", "--allowed", "1"]
+    _, trajectories = brought(tmp_path, tmp_path / "log.parquet", *options)
+    check(trajectories["length"].to_pylist() == [2], trajectories)
 
 
 def test_the_index_of_pandas_gets_a_name(tmp_path):

@@ -55,7 +55,8 @@ def test_a_time_that_no_frame_has_is_refused_or_set_aside(damaged, tmp_path):
     refused(
         tmp_path,
         damaged,
-        "episode 1",
+        "trajectory `1`",
+        f"`{TOP}`",
         file(damaged, TOP),
         f"{0.5 + place + 0.0011:.4f} s",
         f"{0.5 + place:.4f} s",
@@ -82,6 +83,7 @@ def rewrite(path, change):
         opened.write(change(whole))
 
 
+TRAJECTORY = ["trajectory `2`", f"`{WRIST}`"]
 av1 = dict(codec="libsvtav1", options={"preset": "12"})
 
 
@@ -89,16 +91,16 @@ av1 = dict(codec="libsvtav1", options={"preset": "12"})
 @pytest.mark.parametrize(
     "damage, words",
     [
-        (os.remove, ["there is no video", "--skip"]),
-        (lambda path: rewrite(path, lambda whole: whole[: len(whole) // 2]), ["again"]),
-        (lambda path: encode(path, 5, (36, 52), **av1), ["0.1667 s", "0.1333 s"]),
-        (lambda path: encode(path, 11, (40, 52), **av1), ["40 × 52", "36 × 52"]),
+        (os.remove, ["episode 2", "there is no video", "--skip"]),
+        (lambda path: rewrite(path, lambda whole: whole[: len(whole) // 2]), [*TRAJECTORY, "again"]),
+        (lambda path: encode(path, 5, (36, 52), **av1), [*TRAJECTORY, "0.1667 s", "0.1333 s"]),
+        (lambda path: encode(path, 11, (40, 52), **av1), [*TRAJECTORY, "40 × 52", "36 × 52"]),
     ],
     ids=["missing", "cut", "too-short", "other-size"],
 )
 def test_a_bad_video_is_named_with_its_episode(damaged, tmp_path, damage, words):
     damage(file(damaged, WRIST, 1))
-    refused(tmp_path, damaged, "episode 2", file(damaged, WRIST, 1), *words)
+    refused(tmp_path, damaged, file(damaged, WRIST, 1), *words)
 
 
 @pytest.mark.video
@@ -115,7 +117,7 @@ def test_a_hole_in_a_video_is_seen(damaged, tmp_path, key, place):
     path = file(damaged, key)
     at = np.linspace(200, os.path.getsize(path) - 8000, 6).astype(int)[place]
     rewrite(path, lambda whole: whole[:at] + bytes(1500) + whole[at + 1500 :])
-    refused(tmp_path, damaged, "episode", path)
+    refused(tmp_path, damaged, "trajectory", f"`{key}`", path)
 
 
 @pytest.mark.video
@@ -351,7 +353,7 @@ def test_the_nearest_frame_within_a_tolerance_counts(tmp_path, later):
     root = tmp_path / "set"
     dataset(root, [20], {TOP: (video([48, 64, 3]), [(0, 0.0)])}, times=times)
     encode(file(root, TOP), 20, options={"bf": "2"})
-    refused(tmp_path, root, "episode 0", "no frame")
+    refused(tmp_path, root, "trajectory `0`", "no frame")
     tolerance = ["--tolerance", 0.45 / FPS]
     if later:
         trajmill("import", root, tmp_path / "in", *tolerance)

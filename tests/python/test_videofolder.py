@@ -421,4 +421,4 @@ def test_damage_between_frames_names_camera_and_second(tmp_path):
     whole[at : at + 1500] = bytes(1500)
     (root / "bad.mp4").write_bytes(whole)
     refused = trajmill("import", root, tmp_path / "in", "--frames", "array", code=1).stderr
-    oracle.says(refused, ["trajectory `bad.mp4`", f"camera `{CAMERA}`", " s"], "refused")
+    oracle.says(refused, ["trajectory `bad.mp4`", f"column `{CAMERA}`", " s"], "refused")

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use zip::ZipArchive;
 
 use super::arrays::{ArrayLayout, ArrayReader, StoredArray, decode};
+use super::starts_with;
 use crate::dataset::files;
 use crate::error::{Error, Result};
 
@@ -32,15 +33,27 @@ const HEADER_BYTES: u64 = 1 << 20;
 /// The most bytes of a single value.
 const VALUE_BYTES: u64 = 1 << 20;
 
-/// Whether the file at `path` is named like an npz file.
+/// Whether the file at `path` is named like an npz file, or is a zip archive of nothing but files
+/// that are named like arrays.
 ///
 /// # Errors
-/// Returns an error if it cannot be found out whether it is a file.
+/// Returns an error if it cannot be found out whether it is a file, or if it cannot be read.
 pub(crate) fn is_npz(path: &Path) -> Result<bool> {
     let named = path
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"));
-    Ok(named && files::is_file(path)?)
+    match named {
+        true => files::is_file(path),
+        false => Ok(starts_with(path, b"PK\x03\x04")?
+            && open(path).is_ok_and(|archive| is_of_arrays(&archive))),
+    }
+}
+
+/// Whether the files in `archive` are named like arrays.
+fn is_of_arrays(archive: &Archive) -> bool {
+    let mut names = archive.file_names();
+    let is_array = |name: &str| npyz::npz::array_name_from_file_name(name).is_some();
+    !archive.is_empty() && names.all(|name| name.is_ok_and(|name| is_array(&name)))
 }
 
 /// Unpacked bytes of an array, or the reason why there are no more.

@@ -114,6 +114,8 @@ impl FileTable {
             });
         }
         let columns = columns(&opened)?;
+        let named = kind.empty().iter().filter(|name| reads(name));
+        empty.extend(named.cloned());
         empty.retain(|name| !columns.iter().any(|column| column.field.name() == name));
         let fields = columns.iter().map(|column| column.field.clone());
         Ok(FileTable {

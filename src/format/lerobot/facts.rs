@@ -9,11 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
-use arrow::compute::{cast, concat};
+use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::files::{damaged, json};
+use crate::container::types::convert;
+use crate::dataset::Account;
 use crate::dataset::files;
 use crate::dataset::schema::trajectory;
 use crate::error::Result;
@@ -73,7 +75,8 @@ pub(crate) fn of_table(batches: &[RecordBatch]) -> Result<Facts> {
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
     let mut columns = Vec::new();
     for (name, data_type) in types {
-        let admitted = match admitted(&data_type) {
+        let mut fields = Account::default();
+        let admitted = match admitted(&name, &data_type, &mut fields) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 left_out.push((name, reason));
@@ -95,7 +98,10 @@ pub(crate) fn of_table(batches: &[RecordBatch]) -> Result<Facts> {
             continue;
         }
         let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
-        columns.push((name, cast(&concat(&parts)?, &admitted)?));
+        let place = |row| format!("row {row} of the table of episodes");
+        columns.push((name, convert(&concat(&parts)?, &admitted, &place)?));
+        let fields = fields.left_out.into_iter();
+        left_out.extend(fields.map(|field| (field.name, field.reason)));
     }
     named(columns, rows, left_out)
 }

@@ -128,9 +128,9 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         return Err(Error::failed(format!("{} is no folder", path.display()))
             .hint("give the folder that holds the videos"));
     }
-    if options.frames != options.frames.kind.into() {
+    if let Some(which) = options.frames.which() {
         let reason = "a step of a folder of videos refers to its frame exactly";
-        return Err(no_effect("frames: {at: …, tolerance: …}", reason));
+        return Err(no_effect(which, reason));
     }
     if let Some(fps) = options.fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
         return Err(

@@ -8,11 +8,12 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::late_frames::LateFrames;
 use super::quarantine::{self, Aside, Quarantine, SetAside};
 use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION, VideoEntry};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
-use crate::dataset::{Account, Block, Manifest, ShardEntry, store};
+use crate::dataset::{Account, Block, Decode, Manifest, ShardEntry, store};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::gaps::Following;
@@ -55,150 +56,221 @@ impl Imported {
     }
 }
 
-/// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order. A
-/// shard closes at the first end of a trajectory at or after `shard_rows` rows. `fingerprint`
-/// identifies the content of the source; together with the source's own key it determines the `uid`
-/// of a trajectory. If `on_error` says so and the source can continue, bad trajectories are set
-/// aside under `root`. `progress` receives the number of rows of each batch after it is written;
-/// its error ends the import.
-///
-/// # Errors
-/// Returns an error if the source is damaged or contradicts itself, if a file cannot be written, or
-/// if `progress` returns one. The caller removes what was written.
-pub(crate) fn import(
-    source: &mut dyn Source,
-    source_name: &str,
-    fingerprint: &str,
-    root: &Path,
-    shard_rows: u64,
-    on_error: OnError,
-    progress: &dyn Fn(u64) -> Result<()>,
-) -> Result<Imported> {
-    store::create_dir(&root.join("steps"))?;
-    store::create_dir(&root.join("trajectories"))?;
-    let source_steps = source.schema();
-    let ids = [
-        Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
-        Field::new(step::STEP, DataType::Int32, false),
-    ];
-    let steps: SchemaRef = Arc::new(Schema::new(
-        ids.into_iter()
-            .map(Arc::new)
-            .chain(source_steps.fields().iter().cloned())
-            .collect::<Vec<_>>(),
-    ));
-    let origin = Origin {
-        name: source_name,
-        fingerprint,
-    };
-    // Bytes bound what is written at once, whatever the number of rows. The writer ends row groups.
-    let (rows_at_once, row_bytes) = (
-        schema::block_rows(&steps) as u64,
-        schema::row_bytes(&steps) as u64,
-    );
-    let about = source.about();
-    let carried = carried(&about);
-    let following = Following::find(&source_steps, &source.account().columns);
+/// How trajectories are read and written.
+pub(crate) struct Import<'a> {
+    /// Name of the source.
+    pub name: &'a str,
+    /// What identifies the content of the source; together with the source's own key it determines
+    /// the `uid` of a trajectory.
+    pub fingerprint: &'a str,
+    /// The directory of the dataset.
+    pub root: &'a Path,
+    /// A shard closes at the first end of a trajectory at or after so many rows.
+    pub shard_rows: u64,
+    /// What to do with a bad trajectory.
+    pub on_error: OnError,
+    /// What decodes the frames that the steps of the source refer to, if they are stored.
+    pub frames: Option<Arc<dyn Decode>>,
+    /// Receives the number of rows of each batch after it is written; its error ends the import.
+    pub progress: &'a dyn Fn(u64) -> Result<()>,
+}
 
-    let mut shards = Vec::new();
-    let mut videos = BTreeSet::new();
-    let mut writer: Option<ShardWriter> = None;
-    let mut trajectories = 0;
-    let mut batch: Vec<IncomingTrajectory> = Vec::new();
-    let mut batch_rows = 0;
-    let mut read = 0;
-    let mut aside = Quarantine::new(root);
-    // The rows of trajectories that can be read but are wrong.
-    let mut wrong_rows = 0;
-    loop {
-        let next = match source.next() {
-            // Such a trajectory does not affect the next one.
-            Ok(Some(next)) => match verify(&next, &source_steps, &about).and_then(|()| {
-                let place = |error: Error| error.at(format!("trajectory `{}`", next.key));
-                following.verify(&next.steps).map_err(place)
-            }) {
-                Ok(()) => Ok(Some(next)),
-                Err(error) => {
-                    wrong_rows += next.steps.num_rows() as u64;
-                    Err((error, Some(1)))
+impl Import<'_> {
+    /// Writes every trajectory of `source`, numbered 0, 1, 2 … in the source's order. If `on_error`
+    /// says so and the source can continue, bad trajectories are set aside.
+    ///
+    /// # Errors
+    /// Returns an error if the source is damaged or contradicts itself, if a file cannot be
+    /// written, or if `progress` returns one. The caller removes what was written.
+    pub(crate) fn run(&self, source: &mut dyn Source) -> Result<Imported> {
+        let source_steps = source.schema();
+        let about = source.about();
+        let following = Following::find(&source_steps, &source.account().columns);
+        let mut frames = LateFrames::new(self.frames.as_ref(), &source_steps);
+        let mut shards = Shards::create(self, &frames.made, &about)?;
+        let (rows_at_once, row_bytes) = (
+            schema::block_rows(&shards.steps) as u64,
+            schema::row_bytes(&shards.steps) as u64,
+        );
+        let mut batch: Vec<IncomingTrajectory> = Vec::new();
+        let mut batch_rows = 0;
+        let mut read = 0;
+        let mut aside = Quarantine::new(self.root);
+        // The rows of trajectories that can be read but are wrong.
+        let mut wrong_rows = 0;
+        loop {
+            let next = match source.next() {
+                // Such a trajectory does not affect the next one.
+                Ok(Some(next)) => {
+                    let rows = next.steps.num_rows() as u64;
+                    let place = |error: Error| error.at(format!("trajectory `{}`", next.key));
+                    verify(&next, &source_steps, &about)
+                        .and_then(|()| following.verify(&next.steps).map_err(place))
+                        .and_then(|()| frames.decoded(next, self.on_error))
+                        .map(Some)
+                        .map_err(|error| {
+                            wrong_rows += rows;
+                            (error, Some(1))
+                        })
                 }
-            },
-            Ok(None) => Ok(None),
-            Err(error) => Err((error, source.lost())),
-        };
-        let next = match (next, on_error) {
-            (Ok(next), _) => next,
-            (Err((error, Some(trajectories))), OnError::Quarantine) => {
-                aside.add(Aside {
-                    index: read,
-                    trajectories,
-                    reason: error.message,
-                    source: None,
-                })?;
-                read = read.saturating_add(trajectories);
+                Ok(None) => Ok(None),
+                Err(error) => Err((error, source.lost())),
+            };
+            let next = match (next, self.on_error) {
+                (Ok(next), _) => next,
+                (Err((error, Some(trajectories))), OnError::Quarantine) => {
+                    aside.add(Aside {
+                        index: read,
+                        trajectories,
+                        reason: error.message,
+                        source: None,
+                    })?;
+                    read = read.saturating_add(trajectories);
+                    continue;
+                }
+                (Err((error, Some(_))), OnError::Fail) => {
+                    return Err(error.hint(quarantine::REMEDY));
+                }
+                (Err((error, None)), _) => return Err(error),
+            };
+            read += u64::from(next.is_some());
+            let ended = next.is_none();
+            // A trajectory whose frames are still references is written by itself.
+            let is_long = next.as_ref().is_some_and(|next| frames.is_late(next));
+            if is_long && !batch.is_empty() {
+                shards.write(&batch)?;
+                (self.progress)(std::mem::take(&mut batch_rows))?;
+                batch.clear();
+            }
+            if let Some(next) = next {
+                batch_rows += next.steps.num_rows() as u64;
+                batch.push(next);
+            }
+            let shard_full = shards.rows() + batch_rows >= self.shard_rows;
+            // Bytes bound what is written at once, whatever the number of rows. The writer ends
+            // row groups.
+            if !(ended
+                || shard_full
+                || is_long
+                || batch_rows >= rows_at_once
+                || batch_rows * row_bytes >= BYTES_AT_ONCE)
+            {
                 continue;
             }
-            (Err((error, Some(_))), OnError::Fail) => {
-                return Err(error.hint(quarantine::REMEDY));
+            match batch.as_slice() {
+                [] => (),
+                [long] if is_long => shards.write_long(long, &mut frames)?,
+                batch => shards.write(batch)?,
             }
-            (Err((error, None)), _) => return Err(error),
-        };
-        read += u64::from(next.is_some());
-        let ended = next.is_none();
-        if let Some(next) = next {
-            batch_rows += next.steps.num_rows() as u64;
-            batch.push(next);
-        }
-        let shard_full = writer.as_ref().map_or(0, ShardWriter::rows) + batch_rows >= shard_rows;
-        if !(ended
-            || shard_full
-            || batch_rows >= rows_at_once
-            || batch_rows * row_bytes >= BYTES_AT_ONCE)
-        {
-            continue;
-        }
-        if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
-            let mut shard = match writer.take() {
-                Some(shard) => shard,
-                None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
-            };
-            if !batch.is_empty() {
-                shard.write(&numbered(
-                    &batch,
-                    trajectories,
-                    &source_steps,
-                    &steps,
-                    &carried,
-                    &origin,
-                )?)?;
-            }
-            trajectories += batch.len() as u64;
-            progress(batch_rows)?;
+            (self.progress)(std::mem::take(&mut batch_rows))?;
             batch.clear();
-            batch_rows = 0;
-            writer = Some(shard);
-        }
-        if (ended || shard_full)
-            && let Some(shard) = writer.take()
-        {
-            videos.extend(shard.videos().iter().cloned());
-            shards.push(shard.finish()?);
-        }
-        if ended {
-            let mut account = source.account();
-            source_name.clone_into(&mut account.source);
-            if let Some(rows) = &mut account.rows {
-                rows.set_aside += wrong_rows;
+            if ended || shard_full {
+                shards.close()?;
             }
-            account.verify(shards.iter().map(|shard| shard.steps.rows).sum())?;
-            return Ok(Imported {
-                shards,
-                videos,
-                steps,
-                aside: aside.finish()?,
-                account,
-            });
+            if ended {
+                let (shards, videos, steps) = shards.finish()?;
+                let mut account = source.account();
+                self.name.clone_into(&mut account.source);
+                if let Some(rows) = &mut account.rows {
+                    rows.set_aside += wrong_rows;
+                }
+                account.verify(shards.iter().map(|shard| shard.steps.rows).sum())?;
+                return Ok(Imported {
+                    shards,
+                    videos,
+                    steps,
+                    aside: aside.finish()?,
+                    account,
+                });
+            }
         }
+    }
+}
+
+/// The shards that an import writes.
+struct Shards<'a> {
+    import: &'a Import<'a>,
+    steps: SchemaRef,
+    carried: SchemaRef,
+    open: Option<ShardWriter>,
+    closed: Vec<ShardEntry>,
+    videos: BTreeSet<String>,
+    /// The number of trajectories written so far.
+    trajectories: u64,
+}
+
+impl<'a> Shards<'a> {
+    fn create(import: &'a Import<'a>, steps: &Schema, about: &Schema) -> Result<Shards<'a>> {
+        store::create_dir(&import.root.join("steps"))?;
+        store::create_dir(&import.root.join("trajectories"))?;
+        Ok(Shards {
+            import,
+            steps: with_ids(steps),
+            carried: carried(about),
+            open: None,
+            closed: Vec::new(),
+            videos: BTreeSet::new(),
+            trajectories: 0,
+        })
+    }
+
+    /// The number of rows of the shard that is being written.
+    fn rows(&self) -> u64 {
+        self.open.as_ref().map_or(0, ShardWriter::rows)
+    }
+
+    /// Returns the writer of the open shard, or of a new one.
+    fn writer(&mut self) -> Result<&mut ShardWriter> {
+        let shard = match self.open.take() {
+            Some(shard) => shard,
+            None => {
+                let (index, carried) = (self.closed.len(), self.carried.as_ref());
+                ShardWriter::create(self.import.root, index, &self.steps, carried, true)?
+            }
+        };
+        Ok(self.open.insert(shard))
+    }
+
+    /// Writes whole trajectories.
+    fn write(&mut self, batch: &[IncomingTrajectory]) -> Result<()> {
+        let block = self.numbered(batch)?;
+        self.writer()?.write(&block)
+    }
+
+    /// Writes a trajectory in parts, whose frames are decoded meanwhile.
+    fn write_long(&mut self, long: &IncomingTrajectory, frames: &mut LateFrames) -> Result<()> {
+        let block = self.numbered(std::slice::from_ref(long))?;
+        let part = |rows| {
+            let made = frames.made(&long.key, &block.part(rows).steps);
+            made.map_err(|error| error.hint(quarantine::REMEDY))
+        };
+        self.writer()?.write_in_parts(&block, part)
+    }
+
+    /// Ends the open shard.
+    fn close(&mut self) -> Result<()> {
+        if let Some(shard) = self.open.take() {
+            self.videos.extend(shard.videos().iter().cloned());
+            self.closed.push(shard.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Returns the shards, at least one, the paths of the videos that rows refer to, and the
+    /// columns of steps.
+    fn finish(mut self) -> Result<(Vec<ShardEntry>, BTreeSet<String>, SchemaRef)> {
+        if self.closed.is_empty() {
+            self.writer()?;
+            self.close()?;
+        }
+        Ok((self.closed, self.videos, self.steps))
+    }
+
+    /// Numbers the next trajectories.
+    fn numbered(&mut self, batch: &[IncomingTrajectory]) -> Result<Block> {
+        let first = self.trajectories;
+        self.trajectories += batch.len() as u64;
+        numbered(batch, first, &self.carried, self.import)
     }
 }
 
@@ -237,17 +309,21 @@ fn carried(about: &Schema) -> SchemaRef {
     ))
 }
 
-/// The origin of trajectories.
-struct Origin<'a> {
-    name: &'a str,
-    fingerprint: &'a str,
+/// Returns the hash that identifies the trajectory `key` of the source with this fingerprint.
+fn uid(fingerprint: &str, key: &str) -> String {
+    let hash = blake3::hash(format!("{fingerprint}\0{key}").as_bytes());
+    hash.to_hex()[..32].to_owned()
 }
 
-impl Origin<'_> {
-    fn uid(&self, key: &str) -> String {
-        let hash = blake3::hash(format!("{}\0{key}", self.fingerprint).as_bytes());
-        hash.to_hex()[..32].to_owned()
-    }
+/// Returns the columns of steps of a dataset whose source has the columns `steps`.
+fn with_ids(steps: &Schema) -> SchemaRef {
+    let ids = [
+        Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
+        Field::new(step::STEP, DataType::Int32, false),
+    ];
+    let fields = ids.into_iter().map(Arc::new);
+    let fields = fields.chain(steps.fields().iter().cloned());
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Verifies that a trajectory has the declared columns, and at most one final observation, in its
@@ -280,15 +356,15 @@ fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef)
     }
 }
 
-/// Numbers the trajectories of `batch`, starting with `first`.
+/// Numbers the trajectories of `batch`, which have the same columns, starting with `first`.
 fn numbered(
     batch: &[IncomingTrajectory],
     first: u64,
-    source_steps: &SchemaRef,
-    steps: &SchemaRef,
     carried: &SchemaRef,
-    origin: &Origin,
+    origin: &Import,
 ) -> Result<Block> {
+    let source_steps = batch.first().map(|first| first.steps.schema());
+    let source_steps = source_steps.unwrap_or_else(|| Arc::new(Schema::empty()));
     let mut offsets = vec![0];
     let (mut ids, mut numbers) = (Vec::new(), Vec::new());
     for (id, trajectory) in (first as i64..).zip(batch) {
@@ -306,7 +382,7 @@ fn numbered(
         offsets.push(ids.len());
     }
     let joined = concat_batches(
-        source_steps,
+        &source_steps,
         batch.iter().map(|trajectory| &trajectory.steps),
     )?;
     let columns: [ArrayRef; 2] = [
@@ -314,7 +390,7 @@ fn numbered(
         Arc::new(Int32Array::from(numbers)),
     ];
     let joined = RecordBatch::try_new(
-        Arc::clone(steps),
+        with_ids(&source_steps),
         columns
             .into_iter()
             .chain(joined.columns().iter().cloned())
@@ -338,7 +414,7 @@ fn numbered(
                 Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>())
             }
             (_, Some(given)) => given,
-            (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
+            (trajectory::UID, None) => text(&|trajectory| uid(origin.fingerprint, &trajectory.key)),
             (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
             (_, None) => text(&|_| origin.name.to_owned()),
         })
@@ -407,6 +483,18 @@ mod tests {
         }
     }
 
+    fn into(root: &Path) -> Import<'_> {
+        Import {
+            name: "hopper",
+            fingerprint: "f",
+            root,
+            shard_rows: 9,
+            on_error: OnError::Fail,
+            frames: None,
+            progress: &|_| Ok(()),
+        }
+    }
+
     fn table(path: &Path) -> RecordBatch {
         let builder =
             ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
@@ -426,19 +514,15 @@ mod tests {
     fn trajectories_are_numbered_and_shards_close_at_their_ends() {
         let folder = tempfile::tempdir().unwrap();
         let seen = std::cell::Cell::new(0);
-        let imported = import(
-            &mut Given::new(&[5, 4, 6, 3, 7]),
-            "hopper",
-            "f",
-            folder.path(),
-            9,
-            OnError::Fail,
-            &|rows| {
-                seen.set(seen.get() + rows);
-                Ok(())
-            },
-        )
-        .unwrap();
+        let progress = |rows| {
+            seen.set(seen.get() + rows);
+            Ok(())
+        };
+        let import = Import {
+            progress: &progress,
+            ..into(folder.path())
+        };
+        let imported = import.run(&mut Given::new(&[5, 4, 6, 3, 7])).unwrap();
         assert_eq!(seen.get(), 25);
         let rows: Vec<(u64, u64)> = imported
             .shards
@@ -486,31 +570,14 @@ mod tests {
     #[test]
     fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let imported = import(
-            &mut Given::new(&[]),
-            "s",
-            "f",
-            &folder.path().join("none"),
-            9,
-            OnError::Fail,
-            &|_| Ok(()),
-        )
-        .unwrap();
+        let none = folder.path().join("none");
+        let imported = into(&none).run(&mut Given::new(&[])).unwrap();
         assert_eq!(imported.shards.len(), 1);
         assert_eq!(imported.shards[0].steps.rows, 0);
         let message = |length: usize| {
-            import(
-                &mut Given::new(&[2, length]),
-                "s",
-                "f",
-                &folder.path().join(length.to_string()),
-                9,
-                OnError::Fail,
-                &|_| Ok(()),
-            )
-            .err()
-            .unwrap()
-            .message
+            let root = folder.path().join(length.to_string());
+            let imported = into(&root).run(&mut Given::new(&[2, length]));
+            imported.err().unwrap().message
         };
         assert_eq!(message(0), "trajectory `k1` has no rows");
         assert_eq!(

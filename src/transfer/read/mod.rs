@@ -15,6 +15,7 @@ pub(crate) mod environments;
 pub(crate) mod gaps;
 pub(crate) mod groups;
 pub(crate) mod import;
+mod late_frames;
 mod options;
 pub(crate) mod parts;
 pub(crate) mod pattern;

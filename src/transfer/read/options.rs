@@ -161,6 +161,25 @@ pub struct FrameOptions {
     pub tolerance: Option<f64>,
 }
 
+impl FrameOptions {
+    /// Returns the name of the first of the options that is given, as on the command line.
+    pub(crate) fn named(&self) -> &'static str {
+        let is_kept = self.kind == Frames::Reference;
+        let which = self.which().filter(|_| is_kept);
+        which.unwrap_or("frames")
+    }
+
+    /// Returns the name of the first of the options that is given and says which frame belongs to
+    /// a step.
+    pub(crate) fn which(&self) -> Option<&'static str> {
+        match (self.at, self.tolerance) {
+            (FramesAt::Index, _) => Some("frames-at"),
+            (FramesAt::Timestamp, Some(_)) => Some("tolerance"),
+            (FramesAt::Timestamp, None) => None,
+        }
+    }
+}
+
 impl From<Frames> for FrameOptions {
     fn from(kind: Frames) -> FrameOptions {
         FrameOptions {

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use serde_json::{Map, Value};
 
 use crate::dataset::manifest::VideoEntry;
 use crate::dataset::videos::{self, VideoToOwn};
-use crate::dataset::{Account, SourceContent, layout, store};
+use crate::dataset::{Account, Decode, SourceContent, layout, store};
 use crate::error::Result;
 use crate::transfer::read::{IncomingTrajectory, Source, SourceVideo};
 use crate::video::Videos;
@@ -21,6 +22,8 @@ pub(crate) struct Owned<'a> {
     how: Videos,
     /// The content of the source when it was hashed.
     content: Option<&'a SourceContent>,
+    /// What decodes columns, whose references stay as they are.
+    frames: Option<Arc<dyn Decode>>,
     /// The path of each video that was found in the dataset, by its path in the source; `None` if
     /// its references stay as they are.
     found: BTreeMap<String, Option<String>>,
@@ -32,16 +35,18 @@ pub(crate) struct Owned<'a> {
 
 impl<'a> Owned<'a> {
     /// Reads `inner`, whose files have the hashes in `content`. All references stay as they are if
-    /// `how` says so.
+    /// `how` says so, and those that `frames` decodes.
     pub(crate) fn new(
         inner: &'a mut dyn Source,
         content: Option<&'a SourceContent>,
         how: Videos,
+        frames: Option<Arc<dyn Decode>>,
     ) -> Owned<'a> {
         Owned {
             inner,
             how,
             content,
+            frames,
             found: BTreeMap::new(),
             videos: BTreeMap::new(),
             bad: false,
@@ -67,8 +72,13 @@ impl<'a> Owned<'a> {
     fn owned(&mut self, steps: &RecordBatch) -> Result<RecordBatch> {
         let schema = steps.schema();
         let columns = schema.fields().iter().zip(steps.columns());
+        let frames = self.frames.clone();
+        let stays = |field: &Field| frames.as_ref().is_some_and(|by| by.field(field).is_some());
         let columns = columns
-            .map(|(field, column)| videos::with_paths(field, column, &mut |path| self.path(path)))
+            .map(|(field, column)| match stays(field) {
+                true => Ok(Arc::clone(column)),
+                false => videos::with_paths(field, column, &mut |path| self.path(path)),
+            })
             .collect::<Result<_>>()?;
         Ok(RecordBatch::try_new(schema, columns)?)
     }

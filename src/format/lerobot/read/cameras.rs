@@ -45,9 +45,8 @@ impl Cameras {
             .hint("give a number of seconds, such as 0.02"));
         }
         let features: Vec<_> = info.videos().collect();
-        if features.is_empty() && options != options.kind.into() {
-            let reason = "no feature of the dataset is a video";
-            return Err(no_effect("frames: {at: …, tolerance: …}", reason));
+        if let Some(which) = options.which().filter(|_| features.is_empty()) {
+            return Err(no_effect(which, "no feature of the dataset is a video"));
         }
         if options.kind == Frames::Reference {
             return Ok(Cameras {

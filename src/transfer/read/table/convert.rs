@@ -61,8 +61,9 @@ impl Table {
         width: impl Fn(&str) -> Option<i32>,
     ) -> Result<Table> {
         // A column that a dataset cannot have has no other meaning either.
+        let mut left_out = Account::default();
         let fields = table.fields().iter().map(|field| {
-            let data_type = admitted(field.data_type());
+            let data_type = admitted(field.name(), field.data_type(), &mut left_out);
             let data_type = data_type.unwrap_or_else(|_| field.data_type().clone());
             field.as_ref().clone().with_data_type(data_type)
         });
@@ -169,11 +170,10 @@ impl Table {
             [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
                 .map(|name| Field::new(name, DataType::Boolean, false)),
         );
-        let mut left_out = Account::default();
         roles.extras.retain(|name| {
             let reason = table
                 .field_with_name(name)
-                .map(|field| admitted(field.data_type()));
+                .map(|field| admitted(name, field.data_type(), &mut Account::default()));
             match reason {
                 Ok(Err(reason)) => {
                     left_out.leave_out(name, reason);

@@ -660,3 +660,24 @@ def test_an_export_adds_no_task_and_no_split(tmp_path, version):
     for name in ("theirs", "same"):
         found = table(tmp_path / name, "trajectories")["split"].to_pylist()
         check(found == ["train"] * 3, f"splits, {name}: {found}")
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_times_within_the_tolerance_that_change_are_named(tmp_path, version):
+    times = np.concatenate([np.arange(4) / 10, np.arange(900) / 10])
+    for name, jitter, expected in (("even", 0.0, None), ("uneven", 5e-5, "up to 5e-5 s")):
+        columns = {
+            "trajectory_id": [0] * 4 + [1] * 900,
+            "timestamp": times + jitter * (np.arange(904) % 2),
+            "observation": pa.array([[row, 1.0] for row in range(904)], pa.list_(pa.float32())),
+            "action": pa.array([[0.5]] * 904, pa.list_(pa.float32())),
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        trajmill("import", tmp_path / f"{name}.parquet", tmp_path / name)
+        out = tmp_path / f"{name}-out"
+        done = trajmill("export", tmp_path / name, out, "--to", version, "--fps", 10)
+        if expected:
+            says(done.stderr, ["the exact values of `timestamp`", expected], name)
+        else:
+            check("timestamp" not in done.stderr, f"{name}: {done.stderr}")
+        equal(rows(out)["timestamp"].to_numpy(), times.astype(np.float32), f"times of {name}")

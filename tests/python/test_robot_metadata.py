@@ -663,6 +663,28 @@ def test_an_export_adds_no_task_and_no_split(tmp_path, version):
 
 
 @pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_an_empty_task_is_no_task(tmp_path, version):
+    columns = {
+        "trajectory_id": [0, 0, 1, 1, 2, 2],
+        "observation": pa.array([[row, 1.0] for row in range(6)], pa.list_(pa.float32())),
+        "action": pa.array([[0.5]] * 6, pa.list_(pa.float32())),
+        "task": ["go", "go", "", "", None, None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "made")
+    for name, options, rest in (("none", [], None), ("set", ["--task", "walk"], "walk")):
+        out = tmp_path / f"{name}-out"
+        options = ["--to", version, "--fps", 10, *options]
+        done = trajmill("export", tmp_path / "made", out, *options)
+        check(("set it with --task" in done.stderr) == (rest is None), f"{name}: {done.stderr}")
+        trajmill("import", out, tmp_path / name)
+        found = table(tmp_path / name)["task"].to_pylist()
+        check(found == ["go", "go", *[rest] * 4], f"{name}, steps: {found}")
+        found = table(tmp_path / name, "trajectories")["task"].to_pylist()
+        check(found == ["go", rest, rest], f"{name}, trajectories: {found}")
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
 def test_times_within_the_tolerance_that_change_are_named(tmp_path, version):
     times = np.concatenate([np.arange(4) / 10, np.arange(900) / 10])
     for name, jitter, expected in (("even", 0.0, None), ("uneven", 5e-5, "up to 5e-5 s")):

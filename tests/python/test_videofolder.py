@@ -183,7 +183,7 @@ def test_a_folder_of_videos_becomes_a_lerobot_dataset_with_the_same_pixels(tmp_p
     trajmill("validate", tmp_path / "out")
     trajmill("import", tmp_path / "out", tmp_path / "back", "--frames", "array")
     back = steps(tmp_path / "back")
-    check(back["task"].to_pylist() == [""] * 36 + ["open"] * 20, "tasks")
+    check(back["task"].to_pylist() == [None] * 36 + ["open"] * 20, "tasks")
     # The only camera of a LeRobot dataset without a state is its observation.
     found, start = arrays(back, "observation"), 0
     for name, exact in [("b.mp4", True), ("c.webm", True), ("task=open/a.mp4", True)]:

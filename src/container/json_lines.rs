@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 use arrow::json::reader::Decoder;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -178,7 +178,7 @@ impl Lines {
     }
 }
 
-/// A row: an object whose keys differ.
+/// A row: an object in which no object, itself included, has a key twice.
 struct Row(Map<String, Value>);
 
 impl<'a> Deserialize<'a> for Row {
@@ -191,25 +191,93 @@ impl<'a> Deserialize<'a> for Row {
                 to.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'a>>(
-                self,
-                mut from: A,
-            ) -> std::result::Result<Row, A::Error> {
-                let mut row = Map::new();
-                while let Some((name, value)) = from.next_entry::<String, Value>()? {
-                    if row.contains_key(&name) {
-                        return Err(A::Error::custom(format!(
-                            "the key `{}` appears twice",
-                            printable(&name)
-                        )));
-                    }
-                    row.insert(name, value);
-                }
-                Ok(Row(row))
+            fn visit_map<A: MapAccess<'a>>(self, from: A) -> std::result::Result<Row, A::Error> {
+                object(from).map(Row)
             }
         }
         from.deserialize_map(Keys)
     }
+}
+
+/// A value of which no object has a key twice.
+struct Distinct(Value);
+
+impl<'a> Deserialize<'a> for Distinct {
+    fn deserialize<D: Deserializer<'a>>(from: D) -> std::result::Result<Distinct, D::Error> {
+        struct Values;
+        impl<'a> Visitor<'a> for Values {
+            type Value = Distinct;
+
+            fn expecting(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+                to.write_str("a value")
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::Null))
+            }
+
+            fn visit_bool<E>(self, flag: bool) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::Bool(flag)))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::from(number)))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::from(number)))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::from(number)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::from(text)))
+            }
+
+            fn visit_string<E>(self, text: String) -> std::result::Result<Distinct, E> {
+                Ok(Distinct(Value::String(text)))
+            }
+
+            fn visit_seq<A: SeqAccess<'a>>(
+                self,
+                mut from: A,
+            ) -> std::result::Result<Distinct, A::Error> {
+                let mut values = Vec::new();
+                while let Some(Distinct(value)) = from.next_element()? {
+                    values.push(value);
+                }
+                Ok(Distinct(Value::Array(values)))
+            }
+
+            fn visit_map<A: MapAccess<'a>>(
+                self,
+                from: A,
+            ) -> std::result::Result<Distinct, A::Error> {
+                object(from).map(|object| Distinct(Value::Object(object)))
+            }
+        }
+        from.deserialize_any(Values)
+    }
+}
+
+/// Returns the object with the entries of `from`.
+///
+/// # Errors
+/// Returns an error if a key appears twice.
+fn object<'a, A: MapAccess<'a>>(mut from: A) -> std::result::Result<Map<String, Value>, A::Error> {
+    let mut object = Map::new();
+    while let Some((name, Distinct(value))) = from.next_entry::<String, Distinct>()? {
+        if object.contains_key(&name) {
+            return Err(A::Error::custom(format!(
+                "the key `{}` appears twice",
+                printable(&name)
+            )));
+        }
+        object.insert(name, value);
+    }
+    Ok(object)
 }
 
 /// The kind of the values of a column.
@@ -416,6 +484,15 @@ mod tests {
             "{\"a\": 1, \"a\": 2}\n",
             "line 1: the key `a` appears twice",
         );
+        for nested in [
+            "{\"x\": 1, \"x\": 2}",
+            "[{\"x\": 1}, {\"x\": 2, \"y\": 0, \"x\": 3}]",
+        ] {
+            ends(
+                &format!("{{\"a\": null}}\n{{\"a\": {nested}}}\n"),
+                "line 2: the key `x` appears twice",
+            );
+        }
         ends(
             "{\"a\": 1}\n{\"a\": \"x\"}\n",
             "line 2: `a` is text, but a number before",

@@ -620,3 +620,86 @@ def test_numbers_of_the_user_with_names_of_lerobots_are_kept(tmp_path, version):
     made = oracle.run(tmp_path, [lines], str(tmp_path / "back"), name="one")
     done = trajmill("export", made.path, tmp_path / "again", "--to", version)
     says(done.stderr, ["the values of `episode_index`: computed anew"], "LeRobot's own numbers")
+
+
+def splits(root, ranges):
+    """Replaces the splits that a LeRobot dataset states."""
+    (root / "meta/info.json").write_text(json.dumps(info(root) | {"splits": ranges}))
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_an_export_adds_no_task_and_no_split(tmp_path, version):
+    columns = {
+        "trajectory_id": [0] * 3 + [1] * 3,
+        "observation": pa.array([[row, 1.0] for row in range(6)], pa.list_(pa.float32())),
+        "action": pa.array([[0.5]] * 6, pa.list_(pa.float32())),
+        "subtask": ["reach", None, "", "reach", "lift", "lift"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "made")
+    trajmill("export", tmp_path / "made", tmp_path / "out", "--to", version, "--fps", 10)
+    check(info(tmp_path / "out")["splits"] == {"train": "0:2"}, "the split that LeRobot needs")
+    trajmill("import", tmp_path / "out", tmp_path / "back")
+    back = table(tmp_path / "back")
+    check(back["task"].null_count == 6, f"tasks: {back['task'].to_pylist()}")
+    found = back["subtask"].to_pylist()
+    check(found == ["reach", None, None, "reach", "lift", "lift"], f"subtasks: {found}")
+    trajectories = table(tmp_path / "back", "trajectories")
+    check(trajectories["task"].null_count == 2, "the tasks of trajectories")
+    check("split" not in trajectories.column_names, "no split")
+    # What a file says that another program wrote, or changed, counts.
+    splits(tmp_path / "out", {"train": "0:1", "test": "1:2"})
+    trajmill("import", tmp_path / "out", tmp_path / "changed")
+    found = table(tmp_path / "changed", "trajectories")["split"].to_pylist()
+    check(found == ["train", "test"], f"changed splits: {found}")
+    v30(f"{tmp_path}/foreign", Made(LENGTHS))
+    splits(tmp_path / "foreign", {"train": "0:3"})
+    trajmill("import", tmp_path / "foreign", tmp_path / "theirs")
+    trajmill("export", tmp_path / "theirs", tmp_path / "again", "--to", version)
+    trajmill("import", tmp_path / "again", tmp_path / "same")
+    for name in ("theirs", "same"):
+        found = table(tmp_path / name, "trajectories")["split"].to_pylist()
+        check(found == ["train"] * 3, f"splits, {name}: {found}")
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_an_empty_task_is_no_task(tmp_path, version):
+    columns = {
+        "trajectory_id": [0, 0, 1, 1, 2, 2],
+        "observation": pa.array([[row, 1.0] for row in range(6)], pa.list_(pa.float32())),
+        "action": pa.array([[0.5]] * 6, pa.list_(pa.float32())),
+        "task": ["go", "go", "", "", None, None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "made")
+    for name, options, rest in (("none", [], None), ("set", ["--task", "walk"], "walk")):
+        out = tmp_path / f"{name}-out"
+        options = ["--to", version, "--fps", 10, *options]
+        done = trajmill("export", tmp_path / "made", out, *options)
+        check(("set it with --task" in done.stderr) == (rest is None), f"{name}: {done.stderr}")
+        trajmill("import", out, tmp_path / name)
+        found = table(tmp_path / name)["task"].to_pylist()
+        check(found == ["go", "go", *[rest] * 4], f"{name}, steps: {found}")
+        found = table(tmp_path / name, "trajectories")["task"].to_pylist()
+        check(found == ["go", rest, rest], f"{name}, trajectories: {found}")
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_times_within_the_tolerance_that_change_are_named(tmp_path, version):
+    times = np.concatenate([np.arange(4) / 10, np.arange(900) / 10])
+    for name, jitter, expected in (("even", 0.0, None), ("uneven", 5e-5, "up to 5e-5 s")):
+        columns = {
+            "trajectory_id": [0] * 4 + [1] * 900,
+            "timestamp": times + jitter * (np.arange(904) % 2),
+            "observation": pa.array([[row, 1.0] for row in range(904)], pa.list_(pa.float32())),
+            "action": pa.array([[0.5]] * 904, pa.list_(pa.float32())),
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        trajmill("import", tmp_path / f"{name}.parquet", tmp_path / name)
+        out = tmp_path / f"{name}-out"
+        done = trajmill("export", tmp_path / name, out, "--to", version, "--fps", 10)
+        if expected:
+            says(done.stderr, ["the exact values of `timestamp`", expected], name)
+        else:
+            check("timestamp" not in done.stderr, f"{name}: {done.stderr}")
+        equal(rows(out)["timestamp"].to_numpy(), times.astype(np.float32), f"times of {name}")

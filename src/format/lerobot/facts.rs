@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
@@ -236,6 +236,16 @@ fn named(
             left_out.push((name, format!("there is another column `{target}`")));
             continue;
         }
+        let column = match column.as_string_opt::<i32>() {
+            // As in the table of tasks, an empty text is no task.
+            Some(texts) if target == trajectory::TASK => {
+                let texts = texts
+                    .iter()
+                    .map(|text| text.filter(|text| !text.is_empty()));
+                Arc::new(texts.collect::<StringArray>()) as ArrayRef
+            }
+            _ => column,
+        };
         fields.push(Field::new(target, column.data_type().clone(), true));
         arrays.push(column);
     }

@@ -13,6 +13,9 @@ pub(crate) const INFO: &str = "meta/info.json";
 /// The key in a feature's `info` that says that its images were arrays of pixels.
 pub(crate) const PIXELS: &str = "trajmill.pixels";
 
+/// The split of all episodes that an export writes, because LeRobot's loader wants one.
+pub(crate) const WRITTEN_SPLIT: &str = "train";
+
 /// How episodes are distributed over data files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -146,6 +149,14 @@ impl Info {
         self.features
             .iter()
             .filter(|feature| feature.dtype == "video")
+    }
+
+    /// Whether the splits are those that an export writes.
+    pub(crate) fn has_written_splits(&self) -> bool {
+        let [(name, episodes)] = self.splits.as_slice() else {
+            return false;
+        };
+        name == WRITTEN_SPLIT && *episodes == (0..self.total_episodes)
     }
 
     /// Returns the name of the split that an episode belongs to.

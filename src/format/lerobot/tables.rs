@@ -114,7 +114,8 @@ impl Tables {
         Field::new(&index.column, DataType::Utf8, true).with_metadata(place.into())
     }
 
-    /// Returns the text of each value of a feature; null where the value is null.
+    /// Returns the text of each value of a feature; null where the value is null, and where the
+    /// text is empty, because LeRobot has no other way to say that there is none.
     pub(crate) fn texts(&self, index: &IndexFeature, values: &ArrayRef) -> Result<ArrayRef> {
         let table = &self.tables[index.table];
         let values = cast(values, &DataType::Int64)?;
@@ -125,7 +126,7 @@ impl Tables {
             };
             table
                 .text(&index.feature, value)
-                .map(Some)
+                .map(|text| Some(text).filter(|text| !text.is_empty()))
                 .map_err(|error| {
                     let what = format!("{} (frame {row})", error.message);
                     Error {

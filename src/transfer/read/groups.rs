@@ -191,6 +191,10 @@ impl Common {
                 } else {
                     element
                 };
+                if row.len() > 1 && !seen.ragged {
+                    let reason = "its values are a list, one row after another";
+                    self.leave_out(format!("the shape {row:?} of `{name}`"), reason);
+                }
                 let field = Field::new(named(&name), data_type, true);
                 self.facts.insert(name, field);
             } else if seen.ragged {
@@ -423,6 +427,7 @@ mod tests {
             (
                 &[
                     ("actions", shape(&[5, 6])),
+                    ("initial_state/mat", shape(&[1, 2, 3])),
                     ("initial_state/pose", shape(&[1, 7])),
                     ("source", shape(&[3])),
                     ("states", shape(&[5, 47])),
@@ -434,6 +439,7 @@ mod tests {
             (
                 &[
                     ("actions", shape(&[1, 6])),
+                    ("initial_state/mat", shape(&[1, 2, 3])),
                     ("initial_state/pose", shape(&[1, 7])),
                     ("source", shape(&[3])),
                     ("states", shape(&[1, 92])),
@@ -451,6 +457,7 @@ mod tests {
         assert_eq!(
             facts,
             [
+                "initial_state/mat: list[float32]",
                 "initial_state/pose: list[float32]",
                 "source_source: list[float32]",
                 "time: float32"
@@ -458,6 +465,10 @@ mod tests {
         );
         assert_eq!(common.ragged, BTreeSet::from(["states".to_owned()]));
         assert_eq!(common.left_out["void"], "its rows have no values");
+        assert_eq!(
+            common.left_out["the shape [2, 3] of `initial_state/mat`"],
+            "its values are a list, one row after another"
+        );
     }
 
     #[test]

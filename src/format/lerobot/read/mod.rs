@@ -38,6 +38,7 @@ use crate::format::lerobot::tables::Tables;
 use crate::format::lerobot::video_statistics::{self, Statistics, VIDEO_STATISTICS};
 use crate::transfer::read::table::flags;
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, SourceVideo, renamed};
+use crate::transfer::roundtrip::note;
 use crate::video::{Frames, Videos};
 
 /// The features that say where the rows of an episode are and how it ends.
@@ -83,6 +84,10 @@ pub(crate) struct LeRobot {
 /// Opens the LeRobot dataset at `path`.
 pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut info = Info::open(path)?;
+    if note::of_directory(path)?.is_some() && info.has_written_splits() {
+        // The splits of an exported dataset are facts about its trajectories.
+        info.splits.clear();
+    }
     let choice = Choice::new(options, |name| MARKERS.contains(&name));
     info.features.retain(|feature| choice.reads(&feature.name));
     choice

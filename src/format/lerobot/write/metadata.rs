@@ -17,6 +17,7 @@ use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::{action_source, step};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
+use crate::format::lerobot::info::WRITTEN_SPLIT;
 use crate::format::lerobot::modality::{self, MODALITY};
 use crate::format::lerobot::{CHUNK, FILE_MIB, OWN_FEATURE, VIDEO_MIB, Version};
 use crate::transfer::write::sources::sources_with;
@@ -280,7 +281,7 @@ pub(crate) fn write_info(
         "total_tasks": tasks,
         "chunks_size": CHUNK,
         "fps": whole_if_possible(plan.fps),
-        "splits": {"train": format!("0:{episodes}")},
+        "splits": {WRITTEN_SPLIT: format!("0:{episodes}")},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": video_path,
         "features": features,

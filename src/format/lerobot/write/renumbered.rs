@@ -5,7 +5,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 
-use super::features::{EpisodePlace, Generated, Origin};
+use super::features::{EpisodePlace, Origin};
 use super::plan::Plan;
 use super::source_infos::{declared, source_infos};
 use crate::error::Result;
@@ -22,7 +22,19 @@ pub(crate) fn keep_numbers(
     written: &mut Written,
 ) -> Result<()> {
     let infos = source_infos(&outgoing.manifest().lineage.source_metadata);
-    for Renumbered { name, has_nulls } in renumbered(outgoing, plan)? {
+    for Renumbered {
+        name,
+        has_nulls,
+        difference,
+    } in renumbered(outgoing, plan)?
+    {
+        if difference <= TOLERANCE {
+            written.cannot_hold(
+                format!("the exact values of `{name}`"),
+                format!("computed anew from `fps`, which changes them by up to {difference:.0e} s"),
+            );
+            continue;
+        }
         // The numbers of a LeRobot dataset say what those of the output say.
         if declared(&infos, name).next().is_some() {
             written.cannot_hold(
@@ -50,25 +62,32 @@ pub(crate) fn keep_numbers(
 struct Renumbered {
     name: &'static str,
     has_nulls: bool,
+    /// The largest difference; infinite if a value is no number.
+    difference: f64,
 }
 
 /// Returns the columns of `outgoing` whose values differ from those that `plan` generates.
 fn renumbered(outgoing: &OutgoingDataset, plan: &Plan) -> Result<Vec<Renumbered>> {
     let has = |name: &str| outgoing.steps().index_of(name).is_ok();
-    let own: Vec<usize> = (0..plan.features.len())
-        .filter(|at| {
-            let feature = &plan.features[*at];
-            matches!(feature.from, Origin::Place(_)) && has(&feature.name)
-        })
-        .collect();
+    let own = (0..plan.features.len()).filter_map(|at| match plan.features[at].from {
+        Origin::Place(place) if has(place.name()) => Some((at, place.name())),
+        _ => None,
+    });
+    let own: Vec<(usize, &'static str)> = own.collect();
     if own.is_empty() {
         return Ok(Vec::new());
     }
-    let names = own.iter().map(|at| plan.features[*at].name.as_str());
-    let mut reads: Vec<&str> = names.collect();
-    reads.extend(plan.reads(outgoing, own.iter().copied()));
+    let mut reads: Vec<&str> = own.iter().map(|(_, name)| *name).collect();
+    reads.extend(plan.reads(outgoing, own.iter().map(|(at, _)| *at)));
     let mut tables = plan.indices.tables();
-    let mut found = vec![(false, false); own.len()];
+    let mut found: Vec<Renumbered> = own
+        .iter()
+        .map(|(_, name)| Renumbered {
+            name,
+            has_nulls: false,
+            difference: 0.0,
+        })
+        .collect();
     let (mut episode, mut first) = (0, 0);
     for trajectory in outgoing.pass(Some(&reads))? {
         let trajectory = trajectory?;
@@ -80,32 +99,36 @@ fn renumbered(outgoing: &OutgoingDataset, plan: &Plan) -> Result<Vec<Renumbered>
             first,
             indices: plan.indices.indices(&trajectory, &mut tables)?,
         };
-        for (at, (differs, has_nulls)) in own.iter().zip(&mut found) {
-            let feature = &plan.features[*at];
-            if let Some(column) = trajectory.column(&feature.name) {
-                *has_nulls |= column.null_count() > 0;
-                *differs |= !same(&column, &feature.values(&trajectory, &place, plan.fps)?);
+        for ((at, name), found) in own.iter().zip(&mut found) {
+            if let Some(column) = trajectory.column(name) {
+                let generated = plan.features[*at].values(&trajectory, &place, plan.fps)?;
+                found.has_nulls |= column.null_count() > 0;
+                found.difference = found.difference.max(difference(&column, &generated));
             }
         }
         (episode, first) = (episode + 1, first + trajectory.length as u64);
     }
-    let of = |name: &str| Generated::ALL.into_iter().find(|one| one.name() == name);
-    let found = own.iter().zip(found).filter(|(_, (differs, _))| *differs);
-    let found = found.filter_map(|(at, (_, has_nulls))| {
-        let name = of(&plan.features[*at].name)?.name();
-        Some(Renumbered { name, has_nulls })
-    });
-    Ok(found.collect())
+    found.retain(|found| found.difference > 0.0);
+    Ok(found)
 }
 
-/// Whether a column has the values of a generated feature.
-fn same(column: &ArrayRef, generated: &ArrayRef) -> bool {
+/// Returns the largest difference between the values of a column and those of a generated feature
+/// that is more than the rounding of float32; infinite if a value is no number.
+fn difference(column: &ArrayRef, generated: &ArrayRef) -> f64 {
     let numbers = |column: &ArrayRef| cast(column, &DataType::Float64).ok();
     let is_number = column.data_type().is_numeric() && column.null_count() == 0;
-    let Some((column, generated)) = numbers(column).zip(numbers(generated)) else {
-        return false;
+    let Some((column, generated)) = numbers(column)
+        .zip(numbers(generated))
+        .filter(|_| is_number)
+    else {
+        return f64::INFINITY;
     };
     let [one, other] = [&column, &generated].map(|column| column.as_primitive::<Float64Type>());
-    let mut pairs = one.values().iter().zip(other.values());
-    is_number && pairs.all(|(one, other)| (one - other).abs() <= TOLERANCE)
+    let pairs = one.values().iter().zip(other.values());
+    let differences = pairs.map(|(one, other)| match (one - other).abs() {
+        small if small <= (2.0 * f64::from(f32::EPSILON) * other.abs()).min(TOLERANCE) => 0.0,
+        difference if difference.is_nan() => f64::INFINITY,
+        difference => difference,
+    });
+    differences.fold(0.0, f64::max)
 }

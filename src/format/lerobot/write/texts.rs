@@ -122,13 +122,14 @@ impl IndexColumns {
     }
 
     /// Returns the indices in each column for each step of a trajectory, and adds new texts to
-    /// `tables`. A column that was not read has none.
+    /// `tables`. A column that was not read has none. An empty task is none.
     pub(crate) fn indices(
         &self,
         trajectory: &OutgoingTrajectory,
         tables: &mut [TextTable],
     ) -> Result<Vec<Vec<i64>>> {
-        let own = trajectory.text(TASK).or(self.default.as_deref());
+        let own = trajectory.text(TASK).filter(|text| !text.is_empty());
+        let own = own.or(self.default.as_deref());
         let mut all = Vec::new();
         for (at, IndexColumn { column, table, .. }) in self.columns.iter().enumerate() {
             let default = own.filter(|_| at == 0).unwrap_or_default();
@@ -140,7 +141,8 @@ impl IndexColumns {
                 Some(texts) => cast(&texts, &DataType::Utf8)?
                     .as_string::<i32>()
                     .iter()
-                    .map(|text| table.index(text.unwrap_or(default)))
+                    .map(|text| text.filter(|text| !text.is_empty()).unwrap_or(default))
+                    .map(|text| table.index(text))
                     .collect(),
                 None if at == 0 => vec![table.index(default); trajectory.length],
                 None => Vec::new(),

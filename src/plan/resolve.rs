@@ -76,6 +76,10 @@ pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result
         chain.stage(index, stage);
     }
     chain.end();
+    if chain.phases.closed.iter().any(keeps_references) {
+        let fault = lost_references(pipeline, &sources, &imports);
+        chain.faults.extend(fault);
+    }
     if !chain.faults.is_empty() {
         return Err(pipeline.source.error(chain.faults));
     }
@@ -86,6 +90,50 @@ pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result
         runtime,
         text: pipeline.source.text.clone(),
         params: pipeline.params.clone(),
+    })
+}
+
+/// Whether a result has columns that refer to frames of videos.
+fn keeps_references(phase: &Phase) -> bool {
+    let mut fields = phase.steps.fields().iter();
+    matches!(phase.sink, Sink::Output { .. }) && fields.any(|field| refers(field))
+}
+
+/// Returns a fault if several sources refer to videos in folders that nobody named: the
+/// same path is then another video in each.
+fn lost_references(
+    pipeline: &PipelineFile,
+    sources: &[Dataset],
+    imports: &[Option<SourceToImport>],
+) -> Option<Diagnostic> {
+    let refers_elsewhere = |(source, import): &(&Dataset, &Option<SourceToImport>)| {
+        let own = match import {
+            Some(import) => import.own(),
+            None => Some(*source),
+        };
+        own.is_some_and(|own| {
+            let mut fields = own.steps.fields().iter();
+            own.video_root.is_none()
+                && own.manifest.videos.is_empty()
+                && fields.any(|field| refers(field))
+        })
+    };
+    let sources = (0..).zip(sources.iter().zip(imports));
+    let mut lost = sources.filter(|(_, source)| refers_elsewhere(source));
+    let (_, (first, _)) = lost.next()?;
+    let (index, (second, _)): (usize, _) = lost.next()?;
+    Some(Diagnostic {
+        span: pipeline.inputs.get(index)?.span,
+        message: format!(
+            "{} and {} refer to videos that they do not own, each in a folder of its own, and the \
+             result could not tell which",
+            first.name, second.name
+        ),
+        help: Some(
+            "set `videos` of each source to the dataset that it was imported from, or import them \
+             again with `--videos link`: the result then owns the files"
+                .to_owned(),
+        ),
     })
 }
 

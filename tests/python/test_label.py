@@ -397,7 +397,8 @@ def test_rows_of_output_that_depend_on_the_data_are_refused(made, tmp_path):
         tmp_path / "ragged.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], constants
     )
     said = refused(tmp_path, made("f32-some").path, path, "depends on the data")
-    check(said.count("ragged.onnx") == 1, f"the file is named once: {said}")
+    message = said.split(" --> ")[0]
+    check(message.count("ragged.onnx") == 1, f"the file is named once: {said}")
 
 
 def test_threads_do_not_change_a_byte(shared, tmp_path):

@@ -333,3 +333,41 @@ def test_what_lerobot_records_is_imported(loaded, tmp_path):
         steps["task"].to_pylist() == [f"task {number}" for number in EPISODE],
         "the recorder's tasks",
     )
+
+
+# --- steps per second
+
+
+@pytest.mark.parametrize("to", ["lerobot", "lerobot-v2.1"])
+def test_the_rate_is_that_of_the_rows_that_are_kept(tmp_path, to):
+    """Of 25 steps per second, every second one: 12.5, in `fps` as in `timestamp`."""
+    made = Made([9, 1, 14])
+    v30(tmp_path / "source", made)
+    trajmill("import", tmp_path / "source", tmp_path / "own")
+    stride = {"subsample": {"stride": 2}}
+    end = {"materialise": {"path": "out", "format": to}}
+    said = trajmill("run", oracle.pipeline(tmp_path / "p.json", "own", [stride, end])).stderr
+    says(said, ["25 steps per second", "`fps` is 12.5"], "the summary")
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    files = sorted((tmp_path / "out/data").rglob("*.parquet"))
+    times = [time for file in files for time in pq.read_table(file)["timestamp"].to_pylist()]
+    wanted = np.concatenate([np.arange(0, length, 2) / 25 for length in made.lengths])
+    check(info["fps"] == 12.5, f"`fps` is {info['fps']}")
+    np.testing.assert_allclose(times, wanted, atol=1e-6)
+    trajmill("validate", tmp_path / "out")
+    trajmill("import", tmp_path / "out", tmp_path / "again")
+
+
+def test_rows_of_two_rates_are_refused_unless_a_rate_is_given(tmp_path):
+    for name in ("one", "other"):
+        v30(tmp_path / name, Made([9, 14]))
+        trajmill("import", tmp_path / name, tmp_path / f"own-{name}")
+    stride = {"subsample": {"stride": 2}}
+    end = {"materialise": {"path": "strided"}}
+    trajmill("run", oracle.pipeline(tmp_path / "p.json", "own-one", [stride, end]))
+    end = {"materialise": {"path": "merged"}}
+    sources = ["own-other", "strided"]
+    trajmill("run", oracle.pipeline(tmp_path / "merge.json", sources, [end]))
+    export = ["export", tmp_path / "merged", tmp_path / "out", "--to", "lerobot"]
+    says(trajmill(*export, code=1).stderr, ["25", "12.5", "set `fps`"], "the error")
+    trajmill(*export, "--fps", 25)

@@ -211,7 +211,7 @@ def test_frames_with_holes_are_encoded(made, tmp_path):
             context = stream.codec_context
             check(
                 (context.codec.canonical_name, context.pix_fmt, stream.average_rate)
-                == ("av1", "yuv420p", FPS),
+                == ("av1", "yuv420p", FPS / 2),
                 "as LeRobot's recorder encodes",
             )
             keys = [packet.is_keyframe for packet in opened.demux(video=0) if packet.size]

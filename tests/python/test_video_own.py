@@ -480,6 +480,29 @@ def test_references_to_several_sources_are_ambiguous(tmp_path):
     oracle.says(message, ["`videos: reference`", "`videos: link`"], "several sources")
 
 
+def test_references_to_folders_that_nobody_names_are_not_merged(tmp_path):
+    """Both sources have a video at the same path. The remedies that the error names work."""
+    for name, seed in [("a", 1), ("b", 2)]:
+        one_camera(tmp_path / name, TOP, [9], seed)
+        trajmill("import", tmp_path / name, tmp_path / f"own-{name}", "--videos", "reference")
+
+    def merge(name, sources, code=0):
+        end = {"materialise": {"path": name}}
+        return trajmill("run", oracle.pipeline(tmp_path / f"{name}.json", sources, [end]), code=code)
+
+    message = merge("lost", ["own-a", "own-b"], code=3).stderr
+    oracle.says(message, ["own-a and own-b", "set `videos`", "`--videos link`"], "lost folders")
+    check(not (tmp_path / "lost").exists(), "nothing was written")
+    merge("told", [{"path": f"own-{name}", "videos": name} for name in "ab"])
+    for name in "ab":
+        trajmill("import", tmp_path / name, tmp_path / f"linked-{name}", "--videos", "link")
+    merge("linked", ["linked-a", "linked-b"])
+    merge("one", ["own-a", "linked-b"])
+    for name in ("told", "linked"):
+        trajmill("info", "--verify", tmp_path / name)
+        check(len(list((tmp_path / name / "videos").iterdir())) == 2, f"{name} owns two videos")
+
+
 @pytest.mark.parametrize("command", ["run", "import"])
 def test_a_kill_at_any_operation_leaves_work_that_is_finished(source, tmp_path, command):
     """Links, copies and their durability are operations like all others."""

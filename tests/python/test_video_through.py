@@ -29,7 +29,7 @@ class Stages:
     """Random stages, and what they leave: trajectories as lists of rows of the sources."""
 
     def __init__(self, random, sources):
-        self.random, self.stages, self.sorted, self.strided = random, [], False, False
+        self.random, self.stages, self.sorted, self.every = random, [], False, 1
         self.left = [
             [(source.number, episode, step) for step in range(length)]
             for source in sources
@@ -66,7 +66,11 @@ class Stages:
         every = int(self.random.integers(2, 4))
         self.stages.append({"subsample": {"stride": every}})
         self.left = [rows[::every] for rows in self.left]
-        self.strided = True
+        self.every = every
+
+    def rate(self, fps):
+        """Rows per second of what is left. One or two rows of a trajectory tell none."""
+        return fps / self.every if any(len(rows) > 2 for rows in self.left) else fps
 
     def sort(self):
         self.stages.append({"sort": {"by": "length", "descending": True}})
@@ -127,6 +131,7 @@ def compare(out, sources, stages, cameras=None):
     """
     cameras = cameras or {TOP: TOP, WRIST: WRIST}
     read, whole = Read(out), Sources(sources)
+    equal(read.info["fps"], stages.rate(sources[0].fps), "steps per second")
     states = array(read.rows["observation.state"]).astype(int)
     found = [
         [tuple(row) for row in states[end - entry["length"] : end]]
@@ -575,7 +580,9 @@ def test_cameras_have_rates_of_their_own(tmp_path, version, to, stage):
         mixed = not kept and to == "lerobot-v2.1" and any(
             sha(path) in files for path in (tmp_path / "out").rglob("*.mp4")
         )
-        check(mixed or stated == (rate if kept else 30), f"{key} has a rate of {stated}")
+        fps = stages.rate(30)
+        equal(read.info["fps"], fps, "steps per second")
+        check(mixed or stated == (rate if kept else fps), f"{key} has a rate of {stated}")
         for episode, rows in enumerate(stages.left):
             path, first = read.place(key, episode)
             check(not kept or sha(path) in files, f"{key}, {episode}: the file of a source")
@@ -652,7 +659,7 @@ def test_the_loader_of_lerobot_gives_the_same_frames(tmp_path, to, kind):
     # A file of v2.1 that begins between two key frames is encoded.
     exact = kind == "whole" or (kind == "trimmed" and to == "lerobot")
     seen = 0
-    for item in loaded(out, 30, source.cameras, workers=2):
+    for item in loaded(out, stages.rate(30), source.cameras, workers=2):
         other = before[name(item)]
         for key in [*source.cameras, "action", "observation.state"]:
             found, wanted = item[key].numpy(), other[key].numpy()

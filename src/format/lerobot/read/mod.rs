@@ -8,7 +8,7 @@ mod cameras;
 mod columns;
 mod convert;
 mod data_file;
-mod rate;
+pub(crate) mod rate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

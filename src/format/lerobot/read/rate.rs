@@ -57,7 +57,7 @@ pub(crate) fn verify_rate(info: &Info, table: &RecordBatch) -> Result<()> {
 }
 
 /// Returns the rate that the times of `frames` state, in frames per second, if it is not `fps`.
-fn other_rate(times: &[f64], frames: &[f64], fps: f64) -> Option<f64> {
+pub(crate) fn other_rate(times: &[f64], frames: &[f64], fps: f64) -> Option<f64> {
     let steps = times.windows(2).zip(frames.windows(2));
     let steps = steps.map(|(times, frames)| (times[1] - times[0], frames[1] - frames[0]));
     let mut intervals: Vec<f64> = steps.clone().map(|(time, frames)| time / frames).collect();

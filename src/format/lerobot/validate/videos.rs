@@ -64,6 +64,9 @@ pub(super) fn validate_videos(
                 continue;
             }
             if !decodes {
+                if !files::is_file(&whole)? {
+                    continue;
+                }
                 let last = start.and_then(|start| times(start).next_back());
                 if let (Some(start), Some(last), Some(end)) = (start, last, video::ending(&whole)?)
                     && (last >= end - 0.5 / info.fps || start < -0.5 / info.fps)

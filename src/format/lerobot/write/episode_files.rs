@@ -11,6 +11,7 @@ use arrow::array::{Float64Array, StringArray};
 
 use super::camera_videos::EpisodeVideo;
 use super::cameras::Camera;
+use super::plan::Plan;
 use crate::dataset::store;
 use crate::error::{Error, Result};
 use crate::format::lerobot::{CHUNK, Version};
@@ -22,6 +23,8 @@ pub(crate) struct EpisodeFiles<'a> {
     outgoing: &'a OutgoingDataset<'a>,
     camera: &'a Camera,
     fps: f64,
+    /// Whether the source has frames between those of rows.
+    has_gaps: bool,
     root: &'a Path,
     version: Version,
     how: VideoFiles,
@@ -81,11 +84,11 @@ impl Rows<'_> {
 }
 
 impl<'a> EpisodeFiles<'a> {
-    /// Begins the files of `camera`, whose frames have the rate `fps`, in a dataset of a version
-    /// at `root`. `per_episode` says that every source has a file for each episode.
+    /// Begins the files of `camera`, whose frames have the rate of `plan`, in a dataset of a
+    /// version at `root`. `per_episode` says that every source has a file for each episode.
     pub(crate) fn new(
         outgoing: &'a OutgoingDataset<'a>,
-        (camera, fps): (&'a Camera, f64),
+        (camera, plan): (&'a Camera, &Plan),
         (root, version): (&'a Path, Version),
         how: VideoFiles,
         per_episode: bool,
@@ -93,7 +96,8 @@ impl<'a> EpisodeFiles<'a> {
         EpisodeFiles {
             outgoing,
             camera,
-            fps,
+            fps: plan.fps,
+            has_gaps: plan.differs_in_rate,
             root,
             version,
             how,
@@ -165,7 +169,7 @@ impl<'a> EpisodeFiles<'a> {
         let file = self.sources.get(path);
         let Some(all) = file.and_then(|file| file.all.clone()) else {
             let is_mp4 = file.is_some_and(|file| file.is_mp4);
-            let run = rows.run(self.fps, rows.tolerance).filter(|_| is_mp4);
+            let run = self.run(rows, rows.tolerance).filter(|_| is_mp4);
             if let Some(run) = &run {
                 self.verify(path, run)?;
             }
@@ -180,7 +184,7 @@ impl<'a> EpisodeFiles<'a> {
             let first = ((run.from - all.from) * self.fps).round();
             first >= 0.0 && first as u64 + run.frames <= all.frames
         };
-        let run = rows.run(self.fps, tolerance).filter(within);
+        let run = self.run(rows, tolerance).filter(within);
         Ok(run.map(|run| Kept {
             path,
             run: Run {
@@ -189,6 +193,13 @@ impl<'a> EpisodeFiles<'a> {
             },
             all: Some(all),
         }))
+    }
+
+    /// Returns the frames as one run of a file. Readers that find the frame of a row by its number
+    /// need a file without frames between those of rows.
+    fn run(&self, rows: &Rows, tolerance: f64) -> Option<Run> {
+        let run = rows.run(self.fps, tolerance)?;
+        (!self.has_gaps || run.frames == 1).then_some(run)
     }
 
     /// Verifies that the file that references name by `path` does not end before a run does.

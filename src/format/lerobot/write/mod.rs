@@ -17,6 +17,7 @@ mod nested;
 mod pixels;
 mod plan;
 mod quantiles;
+mod rate;
 mod renumbered;
 mod rolling_files;
 mod source_infos;
@@ -89,14 +90,7 @@ fn write(
     let mut written = Written::default();
     let mut plan = Plan::new(outgoing, options, &mut written)?;
     keep_numbers(outgoing, &mut plan, &mut written)?;
-    let videos = write_videos(
-        outgoing,
-        (&plan.cameras, plan.fps),
-        path,
-        version,
-        options,
-        &mut written,
-    )?;
+    let videos = write_videos(outgoing, &plan, path, version, options, &mut written)?;
     report_facts(outgoing, version, &mut written);
     let mut tables = plan.indices.tables();
     let schema: SchemaRef = Arc::new(Schema::new(

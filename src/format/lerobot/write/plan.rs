@@ -11,6 +11,7 @@ use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
 use super::nested::nested_vectors;
 use super::quantiles::KeyType;
+use super::rate::{RowRate, mixed, row_rate};
 use super::source_infos::{declared, source_infos};
 use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     /// The features whose values are videos.
     pub(crate) cameras: Vec<Camera>,
     pub(crate) fps: f64,
+    /// Whether the times of the rows state another rate than the source.
+    pub(crate) differs_in_rate: bool,
     pub(crate) robot: Value,
     pub(crate) indices: IndexColumns,
     pub(crate) has_action: bool,
@@ -55,10 +58,23 @@ impl Plan {
                     .hint("give the number of steps per second, such as 30 or 29.97"),
             );
         }
-        let fps = options
-            .fps
-            .or_else(|| agreed(&infos, "fps").and_then(Value::as_f64))
-            .filter(|fps| *fps > 0.0);
+        let stated = agreed(&infos, "fps").and_then(Value::as_f64);
+        let stated = stated.filter(|fps| *fps > 0.0);
+        let rows = match stated {
+            Some(stated) => row_rate(outgoing, stated)?,
+            None => RowRate::Source,
+        };
+        let fps = options.fps.or(match (&rows, stated) {
+            (RowRate::Other(rate), Some(stated)) if options.fps.is_none() => {
+                written.cannot_hold(
+                    format!("the source's {stated} steps per second"),
+                    format!("`fps` is {rate}, as the times of the rows that were kept state it"),
+                );
+                Some(*rate)
+            }
+            (RowRate::Mixed(rates), _) if options.fps.is_none() => return Err(mixed(rates)),
+            _ => stated,
+        });
         if fps.is_none() && infos.iter().filter(|info| info.contains_key("fps")).count() > 1 {
             let rates: Vec<String> = infos
                 .iter()
@@ -119,6 +135,7 @@ impl Plan {
             features: Vec::new(),
             cameras: Vec::new(),
             fps: fps.unwrap_or(DEFAULT_FPS),
+            differs_in_rate: rows != RowRate::Source,
             robot,
             indices: IndexColumns::new(options.task.clone().or_else(|| options.env.clone())),
             has_action: false,

@@ -14,6 +14,7 @@ use super::cameras::{Camera, CameraFrames};
 use super::episode_files::{EpisodeFiles, Rows};
 use super::features::{Feature, Origin};
 use super::frame_statistics::{Sample, Stated};
+use super::plan::Plan;
 use super::source_infos::source_infos;
 use super::stats::Summary;
 use crate::dataset::schema::trajectory;
@@ -22,7 +23,7 @@ use crate::format::lerobot::{CHUNK, VIDEO_MIB, Version};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 use crate::video::{self, Encoder, Encoding, Frames, Video};
 
-/// Writes the videos of every camera into the dataset at `root`, with `fps` frames per second.
+/// Writes the videos of every camera of `plan` into the dataset at `root`.
 ///
 /// # Errors
 ///
@@ -30,7 +31,7 @@ use crate::video::{self, Encoder, Encoding, Frames, Video};
 /// have to be encoded and this build cannot.
 pub(crate) fn write_videos(
     outgoing: &OutgoingDataset,
-    (cameras, fps): (&[Camera], f64),
+    plan: &Plan,
     root: &Path,
     version: Version,
     options: &WriteOptions,
@@ -43,15 +44,15 @@ pub(crate) fn write_videos(
     };
     let per_episode = !sources.is_empty() && sources.iter().all(is_v2);
     let mut all = Vec::new();
-    for camera in cameras {
+    for camera in &plan.cameras {
         let writer = CameraWriter {
             outgoing,
             camera,
-            fps,
+            fps: plan.fps,
             encoding: options.encoding(),
             files: EpisodeFiles::new(
                 outgoing,
-                (camera, fps),
+                (camera, plan),
                 (root, version),
                 options.videos.unwrap_or_default(),
                 per_episode,

@@ -187,3 +187,127 @@ fn number(bytes: &[u8]) -> u64 {
         .iter()
         .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+        let size = (8 + content.len()) as u32;
+        [&size.to_be_bytes()[..], kind, content].concat()
+    }
+
+    /// A box whose size has eight bytes.
+    fn long_part(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+        let size = (16 + content.len()) as u64;
+        [&1_u32.to_be_bytes()[..], kind, &size.to_be_bytes(), content].concat()
+    }
+
+    fn numbers(numbers: &[u32]) -> Vec<u8> {
+        let bytes = numbers.iter().flat_map(|number| number.to_be_bytes());
+        bytes.collect()
+    }
+
+    /// A header with 90 units of 30 a second in a track, after the boxes `track` of that track.
+    fn header(track: &[u8], media: &[u8]) -> Vec<u8> {
+        let scale = |kind, scale, units| part(kind, &numbers(&[0, 0, 0, scale, units]));
+        let handler = [&numbers(&[0, 0])[..], b"vide", &[0; 12]].concat();
+        let media = [
+            scale(b"mdhd", 30, 90),
+            part(b"hdlr", &handler),
+            media.to_vec(),
+        ]
+        .concat();
+        let track = [track, &part(b"mdia", &media)].concat();
+        let movie = [scale(b"mvhd", 1000, 3000), part(b"trak", &track)].concat();
+        [part(b"ftyp", b"isom"), part(b"moov", &movie)].concat()
+    }
+
+    fn edits(count: u32, entries: &[u32]) -> Vec<u8> {
+        part(
+            b"edts",
+            &part(b"elst", &numbers(&[&[0, count], entries].concat())),
+        )
+    }
+
+    #[expect(clippy::disallowed_methods)]
+    fn of_bytes(bytes: &[u8]) -> Option<f64> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.mp4");
+        std::fs::write(&path, bytes).unwrap();
+        ending(&path).unwrap()
+    }
+
+    #[test]
+    fn headers_state_where_videos_end() {
+        assert_eq!(of_bytes(&header(b"", b"")), Some(3.0));
+        // An edit of two seconds after a delay of half a second, in thousandths.
+        let delayed = edits(2, &[500, u32::MAX, 1 << 16, 2000, 0, 1 << 16]);
+        assert_eq!(of_bytes(&header(&delayed, b"")), Some(2.5));
+        let whole = header(b"", b"");
+        let skipped = long_part(b"free", &[7; 5]);
+        let between = [&whole[..12], &skipped, &whole[12..]].concat();
+        assert_eq!(of_bytes(&between), Some(3.0));
+    }
+
+    #[test]
+    fn headers_that_state_no_end_are_no_errors() {
+        let shown_late = part(b"minf", &part(b"stbl", &part(b"ctts", b"")));
+        assert_eq!(of_bytes(&header(b"", &shown_late)), None);
+        assert_eq!(of_bytes(b""), None);
+        assert_eq!(of_bytes(b"RIFF and so on, which is no MP4"), None);
+        // No edits, more edits than the list has, more than are looked at, and one without length.
+        for list in [
+            edits(0, &[]),
+            edits(9, &[500, 0, 0]),
+            edits(u32::MAX, &[500, 0, 0]),
+            edits(1, &[0, 0, 0]),
+        ] {
+            assert_eq!(of_bytes(&header(&list, b"")), None);
+        }
+        let two = [header(b"", b""), header(b"", b"")].concat();
+        assert_eq!(of_bytes(&two), Some(3.0), "the first movie counts");
+    }
+
+    #[test]
+    fn a_header_that_is_cut_or_changed_anywhere_neither_fails_nor_panics() {
+        let whole = header(&edits(1, &[2000, 0, 1 << 16]), b"");
+        assert_eq!(of_bytes(&whole), Some(2.0));
+        for end in 0..whole.len() {
+            assert_eq!(of_bytes(&whole[..end]), None, "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            for byte in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut changed = whole.clone();
+                changed[at] = byte;
+                let end = of_bytes(&changed);
+                assert!(end.is_none_or(|end| end.is_finite() && end > 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn boxes_that_lie_about_their_size_end_the_search() {
+        for size in [2_u32, 7, 9, u32::MAX] {
+            let mut lying = header(b"", b"");
+            lying[12..16].copy_from_slice(&size.to_be_bytes());
+            assert_eq!(of_bytes(&lying), None, "{size}");
+        }
+        for size in [0, 15, u64::MAX, i64::MAX as u64] {
+            let mut lying = long_part(b"moov", &header(b"", b"")[20..]);
+            lying[8..16].copy_from_slice(&size.to_be_bytes());
+            let lying = [part(b"ftyp", b"isom"), lying].concat();
+            assert_eq!(of_bytes(&lying), None, "{size}");
+        }
+        // Boxes in boxes are not followed, however deep.
+        let deep = (0..5000).fold(Vec::new(), |inner: Vec<u8>, _| part(b"moov", &inner));
+        assert_eq!(of_bytes(&[part(b"ftyp", b"isom"), deep].concat()), None);
+        // As many boxes as a level may have, and one more before the movie.
+        let many = |count| {
+            let free = part(b"free", b"").repeat(count);
+            [&part(b"ftyp", b"isom")[..], &free, &header(b"", b"")[12..]].concat()
+        };
+        assert_eq!(of_bytes(&many(MOST - 2)), Some(3.0));
+        assert_eq!(of_bytes(&many(MOST - 1)), None);
+    }
+}

@@ -459,6 +459,29 @@ def test_an_episode_may_lack_a_camera_that_others_have(tmp_path):
     equal(len(references), len(frames), "v3.0: the other rows")
 
 
+@pytest.mark.video
+@pytest.mark.parametrize("frames", ["lazy", "stored"])
+@pytest.mark.parametrize("name", ["robomimic", "npy", "rlds", "lerobot"])
+def test_an_export_says_how_many_episodes_lack_a_camera(tmp_path, name, frames):
+    """Their frames are black, and null again after an import."""
+    v21(tmp_path / "v21", [9, 12, 7], {TOP: [0, 1, 2], WRIST: [0, 2]})
+    stored = ["--frames", "array"] if frames == "stored" else []
+    trajmill("import", tmp_path / "v21", tmp_path / "own", *stored)
+    out = tmp_path / ("out.hdf5" if name == "robomimic" else "out")
+    lazy = [] if stored else ["--frames", "array"]
+    said = trajmill("export", tmp_path / "own", out, "--to", name, *lazy).stderr
+    oracle.says(said, [f"missing frames of `{WRIST}` in 1 of 3 trajectories", "black"], name)
+    check(f"missing frames of `{TOP}`" not in said, "the other camera is whole")
+    if name != "npy":
+        trajmill("import", out, tmp_path / "back")
+        rows = steps(tmp_path / "back")
+        equal(
+            np.asarray(rows[WRIST].is_valid()),
+            np.repeat([True, False, True], [9, 12, 7]),
+            "null where there is no video",
+        )
+
+
 def test_videos_that_were_never_fetched_are_an_error(tmp_path):
     v21(tmp_path / "v21", [9, 12], {TOP: [], WRIST: []})
     message = trajmill("import", tmp_path / "v21", tmp_path / "made", code=1).stderr

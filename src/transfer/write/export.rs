@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{REWARD_VALID, Watch};
+use super::{REWARD_VALID, Watch, absent_frames};
 use crate::dataset::schema::step;
 use crate::dataset::{Dataset, files, store};
 use crate::error::{Error, Result};
@@ -34,6 +34,9 @@ pub(crate) fn export(
             .hint("the dataset is empty, or no step has an action: check how it was made"));
     }
     let mut written = (writer.write)(&outgoing, to, options)?;
+    if writer.whole.is_some() {
+        absent_frames::report(&outgoing, &mut written)?;
+    }
     if outgoing.steps().column_with_name(REWARD_VALID).is_some() {
         written.cannot_hold(
             "missing rewards",

@@ -1,5 +1,6 @@
 //! Passes the trajectories of a dataset to the writer of a format.
 
+mod absent_frames;
 pub(crate) mod arrays;
 mod dataset;
 mod export;

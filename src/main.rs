@@ -8,7 +8,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The variable that keeps ONNX Runtime from sending usage data, such as the names of models, to
-/// its makers. Binaries of version 1.29 and later do unless it is set before they are loaded.
+/// Microsoft. Version 1.29 and later sends it unless the variable is set before the library is
+/// loaded.
 const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 
 fn main() -> ExitCode {

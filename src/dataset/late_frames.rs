@@ -48,8 +48,7 @@ impl LateFrames {
         self.by.is_some() && rows > self.at_once
     }
 
-    /// Returns the frames that `references` of the column `name` refer to. `place` is what errors
-    /// name.
+    /// Returns the frames that `references` of the column `name` refer to. Errors name `place`.
     ///
     /// # Errors
     /// Returns an error that names the place and the column if a frame cannot be decoded.
@@ -65,7 +64,7 @@ impl LateFrames {
         }
     }
 
-    /// Returns rows with their frames. `place` is what errors name.
+    /// Returns rows with their frames. Errors name `place`.
     ///
     /// # Errors
     /// Returns an error that names the place and the column if a frame cannot be decoded.

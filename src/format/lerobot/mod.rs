@@ -21,6 +21,7 @@ mod info;
 mod modality;
 mod paths;
 mod read;
+mod stated_rate;
 mod tables;
 mod v2_1;
 mod validate;

@@ -240,8 +240,8 @@ fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     Ok(scale.iter().any(|scale| *scale > 1.0).then_some(scale))
 }
 
-/// Writes one demonstration, whose columns are `schema` once its frames are decoded. Each of
-/// `extras` is the name of an array, its column, and the arrays of its fields.
+/// Writes one demonstration. Its columns are those of `schema` once `frames` has decoded them. Each
+/// of `extras` is the name of an array, its column, and the arrays of its fields.
 fn demonstration(
     file: &mut Hdf5Writer,
     trajectory: &OutgoingTrajectory,

@@ -4,9 +4,9 @@ use super::{IncomingTrajectory, OnError};
 use crate::dataset::late_frames::LateFrames;
 use crate::error::Result;
 
-/// Returns `trajectory` with its frames, or as it is if it has too many to be decoded at once. If
-/// bad trajectories are set aside, all its frames can be decoded, because what is written is not
-/// taken back.
+/// Returns `trajectory` with its frames, or as it is if they are too many to be decoded at once. If
+/// bad trajectories are set aside, the frames of a long one are decoded once without being kept,
+/// because rows that are written cannot be taken back.
 ///
 /// # Errors
 /// Returns an error that names trajectory and column if a frame cannot be decoded.
@@ -34,7 +34,7 @@ pub(super) fn decoded(
     Ok(trajectory)
 }
 
-/// Returns what errors name.
+/// Returns the name of a trajectory in errors.
 pub(super) fn place(trajectory: &IncomingTrajectory) -> String {
     format!("trajectory `{}`", trajectory.key)
 }

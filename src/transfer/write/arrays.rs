@@ -15,7 +15,6 @@ use crate::dataset::block::elements;
 use crate::dataset::late_frames::LateFrames;
 use crate::dataset::schema::{self, action_source, step, type_name};
 use crate::error::{Error, Result};
-
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, Written};
 
 /// The plain array that a column, or a field of a struct column, becomes.

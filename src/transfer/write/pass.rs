@@ -61,7 +61,7 @@ impl OutgoingTrajectory {
         )?)
     }
 
-    /// Returns what errors name.
+    /// Returns the name of the trajectory in errors.
     pub(crate) fn place(&self) -> String {
         place(&self.about)
     }
@@ -471,7 +471,7 @@ impl Iterator for Pass<'_> {
     }
 }
 
-/// Returns what errors name of the trajectory with the facts `about`.
+/// Returns the name in errors of the trajectory with the facts `about`.
 fn place(about: &RecordBatch) -> String {
     let keys = about.column_by_name(trajectory::SOURCE_KEY);
     let keys = keys.and_then(|keys| keys.as_string_opt::<i32>());

@@ -8,7 +8,7 @@ mod cameras;
 mod columns;
 mod convert;
 mod data_file;
-pub(crate) mod rate;
+mod rate;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@
 mod camera_videos;
 mod cameras;
 mod episode_files;
+mod episode_pass;
 mod episode_table;
 mod features;
 mod frame_statistics;
@@ -34,6 +35,7 @@ use arrow::datatypes::{Schema, SchemaRef, UInt8Type};
 use serde_json::json;
 
 use self::camera_videos::CameraVideos;
+use self::episode_pass::EpisodePass;
 use self::episode_table::EpisodeTable;
 use self::features::{EpisodePlace, Feature, Origin};
 use self::frame_statistics::NOT_KEPT;
@@ -131,18 +133,9 @@ fn write(
             totals.push((at, RunningSummary::default()));
         }
     }
-    let (mut episode, mut rows) = (0, 0);
     let columns = plan.columns(outgoing);
-    for trajectory in outgoing.pass(columns.as_deref())? {
-        let trajectory = trajectory?;
-        if trajectory.length == 0 {
-            continue;
-        }
-        let place = EpisodePlace {
-            episode,
-            first: rows,
-            indices: plan.indices.indices(&trajectory, &mut tables)?,
-        };
+    let mut pass = EpisodePass::start(outgoing, &plan, columns.as_deref(), &mut tables)?;
+    while let Some((trajectory, place)) = pass.next()? {
         let in_trajectory = |error: Error| {
             error.at(format!(
                 "trajectory {}",
@@ -185,14 +178,14 @@ fn write(
             }
         }
         let of_videos = videos.iter().map(|videos| {
-            let episode = videos.episodes.get(episode as usize);
+            let episode = videos.episodes.get(place.episode as usize);
             episode.and_then(|episode| episode.summary.clone())
         });
         summaries.extend(of_videos);
-        output.episode(&trajectory, &place, &values, &summaries, &tables[0])?;
-        (episode, rows) = (episode + 1, rows + trajectory.length as u64);
+        output.episode(&trajectory, &place, &values, &summaries, &pass.tables[0])?;
     }
-    if episode == 0 {
+    let (episodes, rows) = pass.counts();
+    if episodes == 0 {
         return Err(Error::failed("there is no step to write").hint(
             "a LeRobot dataset needs at least one episode with one frame: loosen the filters",
         ));
@@ -235,7 +228,7 @@ fn write(
         &plan,
         features,
         outgoing,
-        [episode, rows, tables[0].texts.len() as u64],
+        [episodes, rows, tables[0].texts.len() as u64],
     )?;
     Ok(written)
 }
@@ -253,18 +246,9 @@ fn quantiles(
         .filter(|at| !searches[*at].1.settle())
         .collect();
     while !unsettled.is_empty() {
-        let (mut episode, mut rows) = (0, 0);
         let reads = plan.reads(outgoing, unsettled.iter().map(|at| searches[*at].0));
-        for trajectory in outgoing.pass(Some(&reads))? {
-            let trajectory = trajectory?;
-            if trajectory.length == 0 {
-                continue;
-            }
-            let place = EpisodePlace {
-                episode,
-                first: rows,
-                indices: plan.indices.indices(&trajectory, tables)?,
-            };
+        let mut pass = EpisodePass::start(outgoing, plan, Some(&reads), tables)?;
+        while let Some((trajectory, place)) = pass.next()? {
             for at in &unsettled {
                 let (feature, search) = &mut searches[*at];
                 search.add(
@@ -272,7 +256,6 @@ fn quantiles(
                         .values(),
                 );
             }
-            (episode, rows) = (episode + 1, rows + trajectory.length as u64);
         }
         unsettled.retain(|at| !searches[*at].1.settle());
     }

@@ -5,7 +5,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 
 use crate::error::{Error, Result};
-use crate::format::lerobot::read::rate::other_rate;
+use crate::format::lerobot::stated_rate::other_rate;
 use crate::transfer::write::OutgoingDataset;
 use crate::video::refers;
 

@@ -1,11 +1,12 @@
-//! Columns of steps that are named as LeRobot's own numbers, such as `episode_index`, with other
-//! values.
+//! Columns of steps that have the names of LeRobot's own numbers, such as `episode_index`, and
+//! other values.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 
-use super::features::{EpisodePlace, Origin};
+use super::episode_pass::EpisodePass;
+use super::features::Origin;
 use super::plan::Plan;
 use super::source_infos::{declared, source_infos};
 use crate::error::Result;
@@ -15,7 +16,7 @@ use crate::transfer::write::{OutgoingDataset, Written};
 const TOLERANCE: f64 = 1e-4;
 
 /// Adds features to `plan` that keep the columns whose names LeRobot uses for its own numbers. The
-/// numbers of a LeRobot dataset are not kept. Both is noted in `written`.
+/// numbers of a LeRobot dataset are not kept. Both are noted in `written`.
 pub(crate) fn keep_numbers(
     outgoing: &OutgoingDataset,
     plan: &mut Plan,
@@ -39,7 +40,7 @@ pub(crate) fn keep_numbers(
         if declared(&infos, name).next().is_some() {
             written.cannot_hold(
                 format!("the values of `{name}`"),
-                "computed anew, because LeRobot numbers what it holds",
+                "computed anew, because they are places in the dataset that is written",
             );
             continue;
         }
@@ -88,17 +89,8 @@ fn renumbered(outgoing: &OutgoingDataset, plan: &Plan) -> Result<Vec<Renumbered>
             difference: 0.0,
         })
         .collect();
-    let (mut episode, mut first) = (0, 0);
-    for trajectory in outgoing.pass(Some(&reads))? {
-        let trajectory = trajectory?;
-        if trajectory.length == 0 {
-            continue;
-        }
-        let place = EpisodePlace {
-            episode,
-            first,
-            indices: plan.indices.indices(&trajectory, &mut tables)?,
-        };
+    let mut pass = EpisodePass::start(outgoing, plan, Some(&reads), &mut tables)?;
+    while let Some((trajectory, place)) = pass.next()? {
         for ((at, name), found) in own.iter().zip(&mut found) {
             if let Some(column) = trajectory.column(name) {
                 let generated = plan.features[*at].values(&trajectory, &place, plan.fps)?;
@@ -106,7 +98,6 @@ fn renumbered(outgoing: &OutgoingDataset, plan: &Plan) -> Result<Vec<Renumbered>
                 found.difference = found.difference.max(difference(&column, &generated));
             }
         }
-        (episode, first) = (episode + 1, first + trajectory.length as u64);
     }
     found.retain(|found| found.difference > 0.0);
     Ok(found)
